@@ -1,0 +1,146 @@
+//! Ids that are made once and never change: transactions, messages, deliveries.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::names::TopicName;
+use crate::queue::Place;
+use crate::rejection::Rejection;
+use crate::time::Timestamp;
+
+/// A UUIDv7: ordered by the time of preparation, so that neighbours in time are neighbours on disk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionId(u128);
+
+impl TransactionId {
+    /// A fresh id from the server's clock and ten random bytes.
+    #[must_use]
+    pub fn fresh(now: Timestamp, random: [u8; 10]) -> Self {
+        Self(
+            uuid::Builder::from_unix_timestamp_millis(now.as_micros() / 1_000, &random).into_uuid().as_u128(),
+        )
+    }
+
+    /// From its sixteen bytes as a number.
+    #[must_use]
+    pub const fn from_u128(value: u128) -> Self {
+        Self(value)
+    }
+
+    /// Its sixteen bytes as a number; the order of numbers is the order of ids.
+    #[must_use]
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+
+    /// Evenly spread over all ids; used where chance is wanted but must be repeatable.
+    pub(crate) fn spread(self, salt: u32) -> u64 {
+        crate::message::hash(&[&self.0.to_be_bytes()[..], &salt.to_be_bytes()[..]])
+    }
+}
+
+impl fmt::Display for TransactionId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Uuid::from_u128(self.0).hyphenated().fmt(out)
+    }
+}
+
+impl fmt::Debug for TransactionId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+impl FromStr for TransactionId {
+    type Err = Rejection;
+
+    fn from_str(text: &str) -> Result<Self, Rejection> {
+        Uuid::try_parse(text).map(|uuid| Self(uuid.as_u128())).map_err(|_| Rejection::Invalid {
+            what: "transaction id",
+            why: "it is not a UUID; use the transaction_id that Prepare returned".into(),
+        })
+    }
+}
+
+/// Transaction and position within it: `<uuid>-<index>`. One id from prepare to ack.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MessageId {
+    /// The transaction, or the send, that brought it.
+    pub transaction: TransactionId,
+    /// From 0.
+    pub index: u16,
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}-{}", self.transaction, self.index)
+    }
+}
+
+/// Names one attempt to deliver one message: `<queue>-<offset>-<attempt>`, within a topic and group.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReceiptHandle {
+    /// Queue of the message.
+    pub queue: u32,
+    /// Offset of the message.
+    pub offset: u64,
+    /// From 1.
+    pub attempt: u32,
+}
+
+impl ReceiptHandle {
+    pub(crate) fn place(self, topic: &TopicName) -> Place {
+        Place { topic: topic.clone(), queue: self.queue, offset: self.offset }
+    }
+}
+
+impl fmt::Display for ReceiptHandle {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}-{}-{}", self.queue, self.offset, self.attempt)
+    }
+}
+
+impl FromStr for ReceiptHandle {
+    type Err = Rejection;
+
+    fn from_str(text: &str) -> Result<Self, Rejection> {
+        let malformed = || Rejection::Invalid {
+            what: "receipt handle",
+            why: "it is malformed; use the receipt_handle of a delivery unchanged".into(),
+        };
+        let mut parts = text.splitn(3, '-');
+        let mut part = || parts.next().ok_or_else(malformed);
+        let (queue, offset, attempt) = (part()?, part()?, part()?);
+        Ok(Self {
+            queue: queue.parse().map_err(|_| malformed())?,
+            offset: offset.parse().map_err(|_| malformed())?,
+            attempt: attempt.parse().map_err(|_| malformed())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_survive_text() -> Result<(), Rejection> {
+        let id = TransactionId::fresh(Timestamp::from_micros(1_700_000_000_000_000), [7; 10]);
+        assert_eq!(id.to_string().parse::<TransactionId>()?, id);
+        let handle = ReceiptHandle { queue: 3, offset: u64::MAX, attempt: 9 };
+        assert_eq!(handle.to_string().parse::<ReceiptHandle>()?, handle);
+        for text in ["", "1", "1-2", "1-2-x", "1-2-3-4", "-1-2-3"] {
+            assert!(text.parse::<ReceiptHandle>().is_err(), "{text:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn later_ids_sort_later() {
+        let id =
+            |millis: u64, random| TransactionId::fresh(Timestamp::from_micros(millis * 1_000), [random; 10]);
+        assert!(id(1_000, 255) < id(1_001, 0));
+    }
+}

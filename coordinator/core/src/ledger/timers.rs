@@ -1,0 +1,110 @@
+//! What time alone does: delayed messages come out, last leases end, old messages are let go.
+
+use super::Ledger;
+use super::consume::lease_ended;
+use crate::cursor::Cursor;
+use crate::event::{Event, Log, Release};
+use crate::ids::MessageId;
+use crate::limits::TICK_MAX;
+use crate::names::{ConsumerGroup, TopicName};
+use crate::queue::{Place, Placement};
+use crate::time::Timestamp;
+
+/// What a tick did, and when the next one has something to do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tick {
+    /// Topics that got messages.
+    pub topics: Vec<TopicName>,
+    /// `None` if nothing waits for its time.
+    pub next: Option<Timestamp>,
+}
+
+impl Ledger {
+    /// Does what is due.
+    pub fn tick(&mut self, now: Timestamp, log: &mut dyn Log) -> Tick {
+        let mut topics = self.release_delayed(now, log);
+        topics.extend(self.end_last_leases(now, log));
+        self.trim(now, log);
+        topics.sort();
+        topics.dedup();
+        Tick { topics, next: self.delayed.first_key_value().map(|((due, _), _)| *due) }
+    }
+
+    fn release_delayed(&mut self, now: Timestamp, log: &mut dyn Log) -> Vec<TopicName> {
+        let mut topics = Vec::new();
+        for _ in 0..TICK_MAX {
+            let Some(((due, id), delayed)) = self.delayed.first_key_value() else { break };
+            if *due > now {
+                break;
+            }
+            let (MessageId { transaction, index }, half) = (*id, &delayed.half);
+            let Some(topic) = self.topics.get(&half.topic) else { break };
+            let release = Placement::default().place(
+                &half.topic,
+                topic,
+                half.message_group,
+                &delayed.producer_group,
+                half.sequence,
+            );
+            let Release::Placed { queue, offset, previous } = release else { break };
+            topics.push(half.topic.clone());
+            self.record(log, Event::Released { transaction, index, queue, offset, previous, at: now });
+        }
+        topics
+    }
+
+    /// Messages whose last lease ended become dead letters even if nobody receives any more.
+    fn end_last_leases(&mut self, now: Timestamp, log: &mut dyn Log) -> Vec<TopicName> {
+        let mut ended: Vec<(ConsumerGroup, Place, u32)> = Vec::new();
+        for (name, group) in &self.groups {
+            for (topic, subscription) in &group.subscriptions {
+                for (queue, cursor) in (0..).zip(&subscription.cursors) {
+                    if let Some((offset, attempts)) = cursor.exhausted(group.retry.attempts_max, now) {
+                        let place = Place { topic: topic.clone(), queue, offset };
+                        ended.push((name.clone(), place, attempts));
+                    }
+                }
+            }
+        }
+        let topics = ended.iter().map(|(_, place, _)| place.topic.clone()).collect();
+        for (group, place, attempts) in ended {
+            self.dead_letter(now, &group, place, attempts, lease_ended(), log);
+        }
+        topics
+    }
+
+    /// Lets go of messages that every group of the topic is done with, once retention has passed.
+    /// A topic that nobody reads keeps all: its first reader may begin at the beginning.
+    fn trim(&mut self, now: Timestamp, log: &mut dyn Log) {
+        let old = Timestamp::from_micros(
+            now.as_micros().saturating_sub(u64::try_from(self.retention.as_micros()).unwrap_or(u64::MAX)),
+        );
+        let mut trims = Vec::new();
+        for (name, topic) in &self.topics {
+            for (number, queue) in (0..).zip(&topic.queues) {
+                let bound = self.needed_from(name, number).unwrap_or(queue.base());
+                let base = queue.expired(old, bound);
+                if base > queue.base() {
+                    trims.push(Event::Trimmed { topic: name.clone(), queue: number, base });
+                }
+            }
+        }
+        trims.into_iter().for_each(|trim| self.record(log, trim));
+    }
+
+    /// The oldest offset that some group, or a dead letter, still needs; `None` if nobody reads the topic.
+    fn needed_from(&self, topic: &TopicName, queue: u32) -> Option<u64> {
+        let cursors = self
+            .groups
+            .values()
+            .filter_map(|group| group.subscriptions.get(topic)?.cursors.get(queue as usize));
+        let cursors = cursors.map(Cursor::oldest_needed).min()?;
+        let dead = self.groups.values().flat_map(|group| &group.dead).filter_map(|(number, origin)| {
+            if origin.group.dead_letter_topic() == *topic {
+                return Some(*number);
+            }
+            (origin.place.topic == *topic && origin.place.queue == queue).then_some(origin.place.offset)
+        });
+        Some(dead.min().unwrap_or(u64::MAX).min(cursors))
+    }
+}
