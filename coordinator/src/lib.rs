@@ -1,1 +1,4 @@
-//! x
+//! The coordinator: half messages in, decisions made, committed messages out.
+
+pub mod clock;
+pub mod store;
