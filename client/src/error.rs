@@ -160,8 +160,10 @@ impl Error {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
                 Self::unavailable(message)
             }
-            // tonic reports a broken connection as Unknown or Internal; only then is there a source.
-            Code::Unknown | Code::Internal if std::error::Error::source(status).is_some() => {
+            // tonic reports a broken connection as one of these; only then is there a source.
+            Code::Unknown | Code::Internal | Code::ResourceExhausted
+                if std::error::Error::source(status).is_some() =>
+            {
                 Self::unavailable(message)
             }
             Code::InvalidArgument => Self::rejected(Reason::InvalidArgument, message),

@@ -230,3 +230,30 @@ impl From<v1::Group> for Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_wire() {
+        let full =
+            Message::new("orders", "42").tag("t").key("a").key("b").header("h", "1").message_group("g");
+        let late = SystemTime::UNIX_EPOCH + Duration::new(7, 9);
+        for message in [
+            Message::new("orders", ""),
+            full.clone(),
+            full.clone().delay(Duration::from_millis(1_500)),
+            full.deliver_at(late),
+        ] {
+            let back = Message::try_from(v1::Message::from(message.clone()));
+            assert_eq!(back.expect("it is whole"), message);
+        }
+    }
+
+    #[test]
+    fn gaps_in_an_answer_are_named() {
+        let error = Delivery::try_from(v1::Delivery::default()).expect_err("it is empty");
+        assert_eq!(error.to_string(), "unexpected answer: the answer lacks delivery.message");
+    }
+}

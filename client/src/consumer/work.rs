@@ -1,5 +1,6 @@
 //! One delivery: handler, lease, outcome.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -69,12 +70,12 @@ impl<H: Handler> Work<H> {
             },
             () = self.cancel.cancelled() => HandlerOutcome::Stopped,
             () = tokio::time::sleep(self.pull.options().handler_time_max) => HandlerOutcome::TimedOut,
-            () = self.keep_lease(&delivery.receipt_handle) => HandlerOutcome::TimedOut,
+            never = self.keep_lease(&delivery.receipt_handle) => match never {},
         }
     }
 
-    /// Extends the lease at every half of it, for as long as the handler runs; never returns.
-    async fn keep_lease(&self, receipt: &ReceiptHandle) {
+    /// Extends the lease at every half of it, for as long as the handler runs.
+    async fn keep_lease(&self, receipt: &ReceiptHandle) -> Infallible {
         let invisible = self.pull.options().invisible;
         loop {
             tokio::time::sleep(invisible / 2).await;
@@ -83,7 +84,7 @@ impl<H: Handler> Work<H> {
                 Err(error) if error.reason() == Some(Reason::ReceiptExpired) => {
                     tracing::warn!(%receipt, "the lease is lost; the message will be delivered again");
                     // The handler may be past the point of no return, so it is not cancelled.
-                    std::future::pending::<()>().await;
+                    return std::future::pending().await;
                 }
                 Err(error) => tracing::warn!(%receipt, %error, "lease not extended, trying again"),
             }
