@@ -67,10 +67,9 @@ pub use error::{DecisionError, Error, Reason, Rejection, Unavailable};
 pub use ids::{MessageId, ReceiptHandle, TransactionId};
 pub use interceptor::{ConsumerInterceptor, ProducerInterceptor};
 pub use message::{Message, Replacement, Visibility};
-pub use producer::TransactionChecker;
 pub use producer::{
     Check, CheckSettings, Committed, Confirmation, InDoubtPolicy, LocalOutcome, LocalResult,
-    LocalTransaction, Producer, Resolution, Transaction, TransactionError, TransactionOptions,
-    TransactionProducer, Warning,
+    LocalTransaction, Producer, Resolution, Transaction, TransactionChecker, TransactionError,
+    TransactionOptions, TransactionProducer, Warning,
 };
 pub use receipt::{Decision, DecisionReceipt, Place, Receipt, Released};
