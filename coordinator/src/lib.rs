@@ -1,1 +1,7 @@
-//! x
+//! The coordinator of transactional messages.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod server;
+pub mod telemetry;
