@@ -84,7 +84,7 @@ pub enum InDoubt {
 pub struct CallbackSettings {
     /// URL prefixes that may be called; empty: none.
     pub allow: Vec<String>,
-    /// Key that signs each request; empty in the file means `secret_file` may name it instead.
+    /// Key that signs each request; unset: requests are not signed.
     pub secret: Option<Secret>,
     /// File that holds the secret; white space around it is dropped. Not together with `secret`.
     pub secret_file: Option<PathBuf>,

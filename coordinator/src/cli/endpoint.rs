@@ -10,6 +10,9 @@ use tonic::transport::Channel;
 /// Long enough for a distant server, short enough for a person.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longer than any wait a call may ask for, so that it ends only calls that nobody will answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// The largest answer that is read: 256 deliveries of 4 MiB, and what surrounds them.
 const ANSWER_BYTES_MAX: usize = 256 * (4 * 1024 * 1024 + 64 * 1024);
 
@@ -51,6 +54,7 @@ impl Endpoint {
             .map_err(|error| Failure::Usage(format!("the endpoint '{}' is no URL: {error}", self.url)))?;
         endpoint
             .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
             .tcp_nodelay(true)
             .connect()
             .await

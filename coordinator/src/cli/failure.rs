@@ -20,17 +20,12 @@ pub(super) enum Failure {
     Server(#[from] server::Error),
     #[error("cannot start the async runtime: {0}")]
     Runtime(io::Error),
-    #[error(
-        "cannot reach a server at {endpoint}: {cause}\n  next:   start one with `halfmq serve`, or name another with \
-         --endpoint or HALFMQ_ENDPOINT"
-    )]
+    #[error("cannot reach a server at {endpoint}: {cause}")]
     Unreachable { endpoint: String, cause: String },
-    #[error("{message}\n  reason: {}\n  next:   {}", reason.as_str_name(), next_step(*reason))]
+    #[error("{message}")]
     Refused { message: String, reason: Reason },
     /// An answer without one of our reasons: the connection broke, or that is not our server.
-    #[error(
-        "{code:?}: {message}\n  next:   whether it took effect is unknown; look, or try again: every call may be repeated"
-    )]
+    #[error("{code:?}: {message}")]
     Broken { code: Code, message: String },
     /// Some items of a batch were refused; the others took effect.
     #[error("{0}")]
@@ -58,21 +53,51 @@ impl Failure {
         }
     }
 
+    /// What happened, the reason, what to do next: a line each.
+    pub(super) fn text(&self) -> String {
+        let mut lines = vec![format!("error: {self}")];
+        lines.extend(self.reason().map(|reason| format!("  reason: {}", reason.as_str_name())));
+        lines.extend(self.next().map(|next| format!("  next:   {next}")));
+        lines.join("\n")
+    }
+
     /// The same for programs.
     pub(super) fn json(&self) -> Value {
-        if let Self::Refused { message, reason } = self {
-            return json!({
-                "error": message,
-                "reason": reason.as_str_name(),
-                "next": next_step(*reason),
-            });
+        json!({
+            "error": self.to_string(),
+            "reason": self.reason().map(|reason| reason.as_str_name()),
+            "next": self.next(),
+        })
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        if let Self::Refused { reason, .. } = self { Some(*reason) } else { None }
+    }
+
+    fn next(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable { .. } => {
+                Some("start one with `halfmq serve`, or name another with --endpoint or HALFMQ_ENDPOINT")
+            }
+            Self::Refused { reason, .. } => Some(next_step(*reason)),
+            Self::Broken { .. } => Some(
+                "whether it took effect is unknown; look, or try again: a decision or an ack may be repeated",
+            ),
+            // Their messages say it themselves.
+            Self::Usage(_)
+            | Self::Settings(_)
+            | Self::Log(_)
+            | Self::Server(_)
+            | Self::Runtime(_)
+            | Self::Partly(_)
+            | Self::Input(_)
+            | Self::Output(_) => None,
         }
-        json!({ "error": self.to_string() })
     }
 
     /// Whether the server refused for this very reason.
     pub(super) fn is(&self, expected: Reason) -> bool {
-        matches!(self, Self::Refused { reason, .. } if *reason == expected)
+        self.reason() == Some(expected)
     }
 
     /// No server answers here.
@@ -158,7 +183,7 @@ mod tests {
                 status.metadata_mut().insert(REASON_METADATA, MetadataValue::from_static(reason));
             }
             let failure = Failure::from(status);
-            let text = failure.to_string();
+            let text = failure.text();
             for part in ["what happened", name, next] {
                 assert!(text.contains(part), "{reason:?}: no {part:?} in {text:?}");
             }

@@ -53,7 +53,7 @@ impl Output {
             return;
         }
         let text = match self.format {
-            Format::Text => format!("error: {failure}"),
+            Format::Text => failure.text(),
             Format::Json => failure.json().to_string(),
         };
         // Nobody is left to tell when stderr is gone; the exit code still says it.

@@ -78,7 +78,7 @@ impl Receive {
             topic: self.topic.clone(),
             group: self.group.clone(),
             max_messages: left.min(BATCH_MAX),
-            wait: Some(text::to_wire(wait)?),
+            wait: (!wait.is_zero()).then(|| text::to_wire(wait)).transpose()?,
             invisible: self.invisible.map(text::to_wire).transpose()?,
             tag_filter: self.filter.clone().unwrap_or_default(),
             start: self.start,

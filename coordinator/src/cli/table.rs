@@ -84,21 +84,13 @@ mod tests {
         {
             table.row([topic.to_owned(), queues.to_owned(), note.to_owned()]);
         }
-        let expected = "\
-TOPIC              QUEUES  NOTE
-orders                  4  é
-a                      16
-evil\\u{1b}[2J x       1  -";
-        let rendered = table.render("none");
-        for (line, expected) in rendered.lines().zip(expected.lines()) {
-            let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-            assert_eq!(words(line), words(expected));
-        }
-        let ends: Vec<usize> =
-            rendered.lines().filter_map(|line| line.find(" é").or(line.find(" -"))).collect();
-        assert_eq!(ends.len(), 2);
-        assert_eq!(ends.first(), ends.last(), "columns stand below each other:\n{rendered}");
-        assert!(rendered.lines().all(|line| line == line.trim_end()));
+        let expected = [
+            r"TOPIC            QUEUES  NOTE",
+            r"orders                4  é",
+            r"a                    16",
+            r"evil\u{1b}[2J x       1  -",
+        ];
+        assert_eq!(table.render("none"), expected.join("\n"));
     }
 
     #[test]
