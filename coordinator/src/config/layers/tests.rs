@@ -129,12 +129,14 @@ fn errors_name_the_place() {
 
 #[test]
 fn other_machines_are_let_in_only_when_told() {
-    let cases: [(&[&str], bool); 7] = [
+    let cases: [(&[&str], bool); 9] = [
         (&["grpc=127.0.0.1:0"], true),
         (&["grpc=[::1]:0"], true),
         (&["grpc=0.0.0.0:0"], false),
         (&["http=0.0.0.0:0"], false),
         (&["grpc=[::]:0"], false),
+        (&["grpc=192.168.1.5:0"], false),
+        (&["http=[2001:db8::1]:0"], false),
         (&["grpc=0.0.0.0:0", "insecure=true"], true),
         (&["grpc=0.0.0.0:0", "insecure=false"], false),
     ];
