@@ -1,3 +1,4 @@
-//! The doors.
+//! The doors: each translates its protocol to the verbs of the service, and back.
 
+pub mod halfmq;
 pub mod http;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use halfmq_core::Timestamp;
 
@@ -34,6 +34,13 @@ impl Clock {
             }
             Self::Manual(micros) => Timestamp::from_micros(micros.load(Ordering::Acquire)),
         }
+    }
+
+    /// Starts to measure how long something takes. For metrics only: nothing is decided by it.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    pub fn stopwatch() -> Instant {
+        Instant::now()
     }
 
     /// Moves a manual clock; the machine's clock moves by itself.

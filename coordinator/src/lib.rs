@@ -9,9 +9,11 @@
 //! the port is stateless.
 
 pub mod api;
+pub mod checker;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod server;
+pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -6,6 +6,7 @@
 //! groups are bounded by the server's limits.
 
 use crate::config::{LogFormat, LogSettings};
+use halfmq_core::{Decision, Event, Release, Verdict};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{io, sync::OnceLock, time::Duration};
@@ -101,17 +102,54 @@ pub enum CheckOutcome {
 }
 
 /// That many transactions were prepared.
-pub fn prepared(transactions: u64) {
+fn prepared(transactions: u64) {
     counter!(names::PREPARED.0).increment(transactions);
 }
 
+/// Counts what an event says. Engines call it for what they record, never for what they replay.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others are not counted")]
+pub fn happened(event: &Event) {
+    match event {
+        Event::Prepared(_) => prepared(1),
+        Event::Sent(sent) => {
+            self::sent(sent.messages.len() as u64);
+            released(placed(&sent.releases));
+        }
+        Event::Decided(event) => {
+            decided(&event.verdict);
+            released(placed(&event.releases));
+        }
+        Event::Released { .. } => released(1),
+        Event::Delivered { deliveries, .. } => delivered(deliveries.len() as u64),
+        Event::Retried { .. } => retried(1),
+        Event::DeadLettered { .. } => dead_lettered(1),
+        _ => {}
+    }
+}
+
+fn placed(releases: &[Release]) -> u64 {
+    releases.iter().filter(|release| matches!(release, Release::Placed { .. })).count() as u64
+}
+
+fn decided(verdict: &Verdict) {
+    let by = match verdict.by {
+        halfmq_core::DecidedBy::Call => DecidedBy::Call,
+        halfmq_core::DecidedBy::Check => DecidedBy::Check,
+        halfmq_core::DecidedBy::Policy => DecidedBy::Policy,
+    };
+    match verdict.decision {
+        Decision::Commit => committed(by, 1),
+        Decision::Rollback => rolled_back(by, 1),
+    }
+}
+
 /// That many transactions were committed.
-pub fn committed(by: DecidedBy, transactions: u64) {
+fn committed(by: DecidedBy, transactions: u64) {
     counter!(names::COMMITTED.0, "decided_by" => by.label()).increment(transactions);
 }
 
 /// That many transactions were rolled back.
-pub fn rolled_back(by: DecidedBy, transactions: u64) {
+fn rolled_back(by: DecidedBy, transactions: u64) {
     counter!(names::ROLLED_BACK.0, "decided_by" => by.label()).increment(transactions);
 }
 
@@ -121,17 +159,17 @@ pub fn checked(outcome: CheckOutcome, checks: u64) {
 }
 
 /// That many messages were sent without a transaction.
-pub fn sent(messages: u64) {
+fn sent(messages: u64) {
     counter!(names::SENT.0).increment(messages);
 }
 
 /// That many messages got their place in a queue.
-pub fn released(messages: u64) {
+fn released(messages: u64) {
     counter!(names::RELEASED.0).increment(messages);
 }
 
 /// That many deliveries were handed out.
-pub fn delivered(deliveries: u64) {
+fn delivered(deliveries: u64) {
     counter!(names::DELIVERED.0).increment(deliveries);
 }
 
@@ -141,12 +179,12 @@ pub fn acked(deliveries: u64) {
 }
 
 /// That many deliveries will come again.
-pub fn retried(deliveries: u64) {
+fn retried(deliveries: u64) {
     counter!(names::RETRIED.0).increment(deliveries);
 }
 
 /// That many messages became dead letters.
-pub fn dead_lettered(messages: u64) {
+fn dead_lettered(messages: u64) {
     counter!(names::DEAD_LETTERED.0).increment(messages);
 }
 

@@ -32,6 +32,9 @@ use super::{Reply, Unavailable};
 use disk::Directory;
 use journal::Segments;
 
+use crate::clock::Clock;
+use crate::telemetry;
+
 /// Calls that wait for the writer; more wait in their own tasks.
 const QUEUE_MAX: usize = 8_192;
 /// Calls answered by one sync.
@@ -197,7 +200,11 @@ impl Writer {
     }
 
     fn finish_group(&mut self, answers: &mut Vec<Answer>) {
+        let (bytes, began) = (self.engine.pending_bytes(), Clock::stopwatch());
         let durable = self.engine.commit();
+        if bytes > 0 && durable.is_ok() {
+            telemetry::journal_synced(answers.len(), bytes, began.elapsed());
+        }
         if let Err(failed) = &durable {
             self.failed.get_or_init(|| failed.clone());
         }

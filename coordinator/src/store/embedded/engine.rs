@@ -25,6 +25,7 @@ use super::journal::{AppendError, Journal, JournalOptions, OpenError, Recovered,
 use super::record::{Reader, Writer};
 use crate::clock::Clock;
 use crate::store::Unavailable;
+use crate::telemetry;
 
 /// Decided transactions that stay in memory although the index has them.
 const DECIDED_KEPT: usize = 10_000;
@@ -83,6 +84,7 @@ struct Group {
 
 impl Log for Group {
     fn append(&mut self, event: &Event) -> Vec<Extent> {
+        telemetry::happened(event);
         self.decided.extend(decides(event));
         self.writer.event(event)
     }
