@@ -16,7 +16,7 @@ use super::status::status;
 use super::{from_wire, to_wire};
 use crate::checker::{Asked, Connection};
 use crate::service::Service;
-use crate::store::{CheckAnswer, Refused};
+use crate::store::{CheckAnswer, Refused, Unavailable};
 
 /// What a producer is asked.
 pub(super) type Questions = Pin<Box<dyn Stream<Item = Result<v1::ChecksResponse, Status>> + Send>>;
@@ -49,8 +49,9 @@ async fn serve(service: &Service, mut said: Streaming<v1::ChecksRequest>, asks: 
         tokio::select! {
             asked = connection.questions.recv() => match asked {
                 Some(asked) => send(asks, Ask::Question(question(asked))).await?,
-                None => return Err(status(&Refused::Unavailable(crate::store::Unavailable::Stopping))),
+                None => return Err(stopping()),
             },
+            () = service.stopping() => return Err(stopping()),
             request = said.next() => match request.transpose()?.map(|request| request.kind) {
                 None => return Ok(()),
                 Some(Some(Said::Answer(said))) => take(service, said).await.map_err(|refused| status(&refused))?,
@@ -100,6 +101,10 @@ fn question(asked: Asked) -> v1::CheckQuestion {
         checks_answered: question.answered,
         messages: messages.into_iter().map(to_wire::message).collect(),
     }
+}
+
+fn stopping() -> Status {
+    status(&Refused::Unavailable(Unavailable::Stopping))
 }
 
 fn invalid(why: &str) -> Status {
