@@ -79,7 +79,8 @@ async fn take(service: &Service, said: v1::CheckAnswer) -> Result<(), Refused> {
     };
     let transaction = said.transaction_id.parse()?;
     let reason = said.reason.chars().take(halfmq_core::limits::REASON_BYTES_MAX / 4).collect();
-    match service.checker().answer(CheckAnswer { transaction, answer, reason }).await {
+    let replacements = from_wire::replacements(said.replacements)?;
+    match service.checker().answer(CheckAnswer { transaction, answer, reason, replacements }).await {
         // It was decided or forgotten meanwhile: nothing that this stream could do about it.
         Ok(()) | Err(Refused::Rejected(_)) => Ok(()),
         Err(unavailable @ Refused::Unavailable(_)) => Err(unavailable),
@@ -97,6 +98,7 @@ fn question(asked: Asked) -> v1::CheckQuestion {
         transaction_id: question.transaction.to_string(),
         producer_group: question.producer_group.to_string(),
         producer_instance: question.instance.as_ref().map(ToString::to_string).unwrap_or_default(),
+        request_id: question.request_id.as_ref().map(ToString::to_string).unwrap_or_default(),
         prepared_at: Some(to_wire::timestamp(question.prepared_at)),
         checks_answered: question.answered,
         messages: messages.into_iter().map(to_wire::message).collect(),
