@@ -201,7 +201,7 @@ fn answers(reply: &[u8], asked: &[Asked]) -> Result<Vec<CheckAnswer>, serde_json
 }
 
 /// `sha256=<hex HMAC-SHA256(secret, "<timestamp>.<body>")>`.
-fn signature(secret: &str, seconds: u64, body: &[u8]) -> String {
+pub(super) fn signature(secret: &str, seconds: u64, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
     mac.update(format!("{seconds}.").as_bytes());
     mac.update(body);
