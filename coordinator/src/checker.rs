@@ -59,8 +59,8 @@ const GROUP_SHARE: usize = 4;
 const TICK: Duration = Duration::from_secs(1);
 /// Other coordinators may have registered a URL.
 const CALLBACKS_AGAIN_AFTER: Duration = Duration::from_secs(30);
-/// Between two claims of which the first brought nothing.
-const PAUSE: Duration = Duration::from_millis(10);
+/// After a claim that brought nothing although something seems due: the store's clock may be behind.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A question for a producer, with the messages it is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -195,16 +195,8 @@ impl Checker {
 
     /// A prepare brought a callback URL for this group. One that is not admitted is not called.
     pub fn callback_registered(&self, group: &ProducerGroup, url: &str) {
-        if self.rounds().roster.callback(group) == Some(url) {
-            return;
-        }
-        let admitted = self.admission.admits(url);
-        if let Err(why) = &admitted {
+        if let Err(why) = self.register(group, url) {
             tracing::warn!(%group, "the callback URL of a producer group is not called: {why}");
-        }
-        self.rounds().roster.set_callback(group, admitted.is_ok().then(|| url.to_owned()));
-        if admitted.is_ok() {
-            self.look_now();
         }
     }
 
@@ -272,7 +264,10 @@ impl Checker {
     async fn turn(self: &Arc<Self>, pace: &mut Pace, calls: &mut JoinSet<Called>) -> Instant {
         self.reread_callbacks(pace).await;
         let welcome = std::mem::take(&mut *lock(&self.welcome));
-        self.put_off(welcome, Duration::ZERO).await;
+        if !welcome.is_empty() {
+            self.put_off(welcome, Duration::ZERO).await;
+            self.due.store(0, Ordering::Release);
+        }
         let expired = self.rounds().expire(Instant::now());
         pace.budget.spend(expired);
         let again = self.claim(pace).await;
@@ -439,13 +434,36 @@ impl Checker {
         if pace.callbacks_at.is_some_and(|at| now < at + CALLBACKS_AGAIN_AFTER) {
             return;
         }
+        let first = pace.callbacks_at.is_none();
         pace.callbacks_at = Some(now);
-        match self.store.callbacks().await {
-            Ok(callbacks) => {
-                callbacks.iter().for_each(|(group, url)| self.callback_registered(group, url));
+        let callbacks = match self.store.callbacks().await {
+            Ok(callbacks) => callbacks,
+            Err(unavailable) => {
+                tracing::warn!(%unavailable, "the callback URLs could not be read; they are tried again later");
+                return;
             }
-            Err(unavailable) => tracing::warn!(%unavailable, "callback URLs could not be read"),
+        };
+        for (group, url) in callbacks {
+            match self.register(&group, &url) {
+                Err(why) if first => {
+                    tracing::warn!(%group, "the callback URL of a producer group is not called: {why}");
+                }
+                // Said once.
+                Err(_) | Ok(()) => {}
+            }
         }
+    }
+
+    fn register(&self, group: &ProducerGroup, url: &str) -> Result<(), String> {
+        if self.rounds().roster.callback(group) == Some(url) {
+            return Ok(());
+        }
+        let admitted = self.admits(url);
+        self.rounds().roster.set_callback(group, admitted.is_ok().then(|| url.to_owned()));
+        if admitted.is_ok() {
+            self.look_now();
+        }
+        admitted
     }
 
     /// Something may be due that was out of reach before.

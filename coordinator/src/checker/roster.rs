@@ -49,6 +49,15 @@ struct Stream {
     instance: Option<InstanceId>,
     has_checker: bool,
     questions: mpsc::Sender<Asked>,
+    /// It let a question time out while others waited in its queue.
+    stuck: bool,
+}
+
+impl Stream {
+    fn may_be_asked(&self) -> bool {
+        let drained = self.questions.capacity() == self.questions.max_capacity();
+        self.has_checker && (!self.stuck || drained)
+    }
 }
 
 /// A group of which nobody answered is left alone for a while; each time longer.
@@ -68,18 +77,18 @@ impl Members {
     }
 
     /// The sender itself, else whose turn it is.
-    fn next_stream(&mut self, sender: Option<&InstanceId>, tried: &[ConnectionId]) -> Option<&Stream> {
-        let may = |stream: &Stream| stream.has_checker && !tried.contains(&stream.id);
+    fn next_stream(&mut self, sender: Option<&InstanceId>, tried: &[ConnectionId]) -> Option<&mut Stream> {
+        let may = |stream: &Stream| stream.may_be_asked() && !tried.contains(&stream.id);
         // The latest stream of an instance: an older one may only not have been noticed to be gone.
         let own = |stream: &Stream| may(stream) && sender.is_some() && stream.instance.as_ref() == sender;
         if let Some(own) = self.streams.iter().rposition(own) {
-            return self.streams.get(own);
+            return self.streams.get_mut(own);
         }
         let count = self.streams.len();
         let turn = (0..count).map(|step| (self.turn + step) % count);
         let other = { turn }.find(|index| self.streams.get(*index).is_some_and(may))?;
         self.turn = other + 1;
-        self.streams.get(other)
+        self.streams.get_mut(other)
     }
 }
 
@@ -96,7 +105,7 @@ impl Roster {
         self.connections_ever += 1;
         self.connections += 1;
         let members = self.groups.entry(group).or_default();
-        members.streams.push(Stream { id, instance, has_checker, questions });
+        members.streams.push(Stream { id, instance, has_checker, questions, stuck: false });
         if !has_checker {
             return (id, Vec::new());
         }
@@ -158,12 +167,22 @@ impl Roster {
         while tried.len() < STREAMS_MAX {
             let stream = members.next_stream(asked.question.instance.as_ref(), tried)?;
             tried.push(stream.id);
+            stream.stuck = false;
             // One whose queue is full does not keep up; the next one may.
             if stream.questions.try_send(asked.clone()).is_ok() {
                 return Some(stream.id);
             }
         }
         None
+    }
+
+    /// This stream did not answer in time. If it does not even take its questions, it gets no more of them
+    /// until it has, so that they do not pile up.
+    pub(super) fn timed_out(&mut self, group: &ProducerGroup, id: ConnectionId) {
+        let streams = self.groups.get_mut(group).map(|members| members.streams.iter_mut());
+        if let Some(stream) = streams.into_iter().flatten().find(|stream| stream.id == id) {
+            stream.stuck = stream.questions.capacity() < stream.questions.max_capacity();
+        }
     }
 
     pub(super) fn began(&mut self, group: &ProducerGroup, transaction: TransactionId) {
@@ -215,5 +234,64 @@ impl Roster {
         if members.forgettable() {
             self.groups.remove(group);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use halfmq_core::{Question, Timestamp};
+
+    use super::*;
+
+    fn orders() -> ProducerGroup {
+        "orders".parse().expect("a legal name")
+    }
+
+    #[test]
+    fn a_group_that_never_answers_is_left_alone_longer_each_time() {
+        let mut roster = Roster::default();
+        roster.set_callback(&orders(), Some("http://localhost".into()));
+        let mut now = Instant::now();
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let begun = now;
+            // A round of three questions is one failure.
+            for id in 0..3 {
+                now += Duration::from_millis(10);
+                let wait = roster.failed(&orders(), TransactionId::from_u128(id), begun, now);
+                assert_eq!(wait, Duration::from_secs(seconds));
+            }
+            assert!(roster.askable(now, 1).0.is_empty());
+            now += Duration::from_secs(seconds);
+            assert_eq!(roster.askable(now, 1).0, [orders()]);
+        }
+        roster.answered(&orders(), now);
+        let late = roster.failed(&orders(), TransactionId::from_u128(9), now, now);
+        assert_eq!(late, REST_MIN);
+        assert_eq!(roster.askable(now, 1).0, [orders()], "others were answered meanwhile");
+    }
+
+    #[test]
+    fn a_stream_that_takes_nothing_gets_nothing_more() {
+        let asked = Asked {
+            question: Question {
+                transaction: TransactionId::from_u128(1),
+                producer_group: orders(),
+                instance: None,
+                prepared_at: Timestamp::ZERO,
+                answered: 0,
+                contents: Vec::new(),
+            },
+            messages: Vec::new(),
+        };
+        let mut roster = Roster::default();
+        let (sender, mut questions) = mpsc::channel(2);
+        let (id, _) = roster.connect(orders(), None, true, sender);
+        assert_eq!(roster.ask_stream(&asked, &mut Vec::new()), Some(id));
+        roster.timed_out(&orders(), id);
+        assert_eq!(roster.ask_stream(&asked, &mut Vec::new()), None);
+        assert!(questions.try_recv().is_ok());
+        assert_eq!(roster.ask_stream(&asked, &mut Vec::new()), Some(id));
+        assert_eq!(roster.ask_stream(&asked, &mut Vec::new()), Some(id));
+        assert_eq!(roster.ask_stream(&asked, &mut Vec::new()), None, "its queue is full");
     }
 }

@@ -95,8 +95,13 @@ impl Rounds {
             if deadline > now {
                 break;
             }
+            self.deadlines.pop_first();
             expired += 1;
-            self.ask_next(id, now);
+            let Some(round) = self.take(id) else { continue };
+            if let Route::Stream(connection) = round.route {
+                self.roster.timed_out(&round.asked.question.producer_group, connection);
+            }
+            self.ask(round, now);
         }
         expired
     }
