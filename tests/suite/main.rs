@@ -1,0 +1,1 @@
+//! The suites that need nothing but the tree and the binary.
