@@ -25,8 +25,9 @@ pub const NAMES_MAX: usize = 10_000;
 pub const OPEN_TRANSACTIONS_MAX: usize = 4_000_000;
 /// Deliveries of one receive.
 pub const RECEIVE_MAX: usize = 256;
-/// Bytes of contents in one receive; a single larger message is still delivered.
-pub const RECEIVE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of contents in one receive; a single larger message is still delivered. Below the 4 MiB that a
+/// gRPC client decodes by default.
+pub const RECEIVE_BYTES_MAX: u64 = 3 * 1024 * 1024;
 /// Receipt handles of one ack.
 pub const ACKS_MAX: usize = 1_024;
 /// Messages of one group and queue that are leased or wait for a retry.

@@ -34,6 +34,10 @@ pub enum Rejection {
     ReceiptExpired,
     #[error("group {group} has no dead letter {number}; it may have been replayed or purged")]
     UnknownDeadLetter { group: ConsumerGroup, number: u64 },
+    #[error(
+        "the callback URL {url} is not admitted: {why}; the server's setting callbacks.allow lists what is"
+    )]
+    CallbackNotAllowed { url: String, why: String },
     #[error("{what}: the limit of {max} is reached; {then}")]
     LimitReached { what: &'static str, max: usize, then: &'static str },
 }

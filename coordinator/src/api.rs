@@ -1,0 +1,4 @@
+//! The doors: each translates its protocol to the verbs of the service, and back.
+
+pub mod halfmq;
+pub mod http;

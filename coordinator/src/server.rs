@@ -1,0 +1,197 @@
+//! The composition root: the only file that names engines and APIs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use halfmq_core::{CheckPolicy, InDoubtPolicy};
+use tokio::sync::watch;
+use tonic::transport::server::TcpIncoming;
+
+use crate::api::halfmq;
+use crate::api::http::{self, Readiness};
+use crate::checker::{CallbackSettings, Checker, CheckerSettings};
+use crate::clock::Clock;
+use crate::config::{InDoubt, Settings};
+use crate::service::{Arrivals, Service, ServiceSettings};
+use crate::store::embedded::{self, Embedded, EngineOptions, JournalOptions};
+use crate::store::{Store, Unavailable};
+use crate::telemetry;
+
+/// Where the server listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+}
+
+/// Why the server could not start or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be used.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] embedded::Error),
+    /// The metrics cannot be set up.
+    #[error(transparent)]
+    Metrics(#[from] telemetry::ExpositionError),
+    /// A listener failed.
+    #[error("a listener failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The store failed while it was in use.
+    #[error(transparent)]
+    Failed(#[from] Unavailable),
+    /// The HTTP listener failed.
+    #[error("the HTTP listener failed: {0}")]
+    Http(io::Error),
+}
+
+/// Serves until `shutdown`; `ready` is called once calls are answered.
+///
+/// # Errors
+/// [`enum@Error`].
+pub async fn run(
+    settings: Settings,
+    ready: impl FnOnce(Bound),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let grpc = listen(settings.grpc).await?;
+    let http = listen(settings.http).await?;
+    let address = |listener: &tokio::net::TcpListener| listener.local_addr().map_err(Error::Http);
+    let bound = Bound { grpc: address(&grpc)?, http: address(&http)? };
+    let metrics = telemetry::metrics()?;
+    let store = open_store(&settings)?;
+
+    let clock = Clock::System;
+    let arrivals = Arc::new(Arrivals::default());
+    let announce = Arc::clone(&arrivals);
+    let decided = Arc::new(move |receipt: &halfmq_core::Receipt| announce.announce(receipt));
+    let checker = Checker::new(Arc::clone(&store), clock.clone(), checker_settings(&settings), decided);
+    let service = Service::new(
+        Arc::clone(&store),
+        clock,
+        Arc::clone(&checker),
+        arrivals,
+        ServiceSettings {
+            create_topics: settings.creates_topics(),
+            topic_queues: settings.topic_queues,
+            policy: policy(&settings),
+        },
+    );
+    let service = Arc::new(service);
+
+    let (stop, stopped) = watch::channel(false);
+    let until_stopped = || {
+        let mut stopped = stopped.clone();
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    };
+    let health = Arc::clone(&store);
+    let health = Arc::new(move || {
+        health.health().map_or_else(|error| Readiness::NotReady(error.to_string()), |()| Readiness::Ready)
+    });
+    let upkeep = tokio::spawn(upkeep(metrics.clone()));
+    let web = tokio::spawn(
+        axum::serve(http, http::router(health, metrics))
+            .with_graceful_shutdown(until_stopped())
+            .into_future(),
+    );
+    let keeper = Arc::clone(&service);
+    let time = tokio::spawn(async move { keeper.keep_time().await });
+    let asking = tokio::spawn(checker.run(until_stopped()));
+    let calls = tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_routes(halfmq::routes(service))
+            .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), until_stopped()),
+    );
+
+    ready(bound);
+    shutdown.await;
+    tracing::info!("stopping: open calls are answered, new ones are refused");
+    stop.send_replace(true);
+    // Streams and long polls may last for ever; what they would bring is not lost.
+    let grace = tokio::time::timeout(GRACE, calls).await;
+    asking.abort();
+    time.abort();
+    upkeep.abort();
+    web.abort();
+    let health = store.health();
+    store.close().await?;
+    if let Ok(Ok(served)) = grace {
+        served?;
+    }
+    Ok(health?)
+}
+
+/// How long open calls may take to end.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+async fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, Error> {
+    tokio::net::TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })
+}
+
+fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, Error> {
+    let options = EngineOptions {
+        journal: JournalOptions {
+            segment_bytes: settings.journal.segment_bytes,
+            ..JournalOptions::default()
+        },
+        retention: settings.retention,
+        ..EngineOptions::default()
+    };
+    let (store, recovered) = Embedded::open(&settings.data, options)?;
+    tracing::info!(frames = recovered.frames, "the journal is replayed");
+    if recovered.torn_bytes > 0 {
+        tracing::warn!(
+            bytes = recovered.torn_bytes,
+            "a torn tail was cut: it was never acknowledged, nothing acknowledged is lost"
+        );
+    }
+    Ok(Arc::new(store))
+}
+
+fn policy(settings: &Settings) -> CheckPolicy {
+    CheckPolicy {
+        first_after: settings.checks.first_after,
+        interval: settings.checks.interval,
+        interval_max: settings.checks.interval_max,
+        checks_max: settings.checks.checks_max,
+        in_doubt: match settings.checks.in_doubt {
+            InDoubt::Keep => InDoubtPolicy::Keep,
+            InDoubt::Rollback => InDoubtPolicy::Rollback,
+            InDoubt::Commit => InDoubtPolicy::Commit,
+        },
+    }
+}
+
+fn checker_settings(settings: &Settings) -> CheckerSettings {
+    let callbacks = &settings.callbacks;
+    CheckerSettings {
+        answer_timeout: settings.checks.answer_timeout,
+        in_flight_max: settings.checks.in_flight_max as usize,
+        per_second_max: settings.checks.per_second_max,
+        callbacks: CallbackSettings {
+            allow: callbacks.allow.clone(),
+            secret: callbacks.secret.as_deref().map(str::to_owned),
+            timeout: callbacks.timeout,
+            in_flight_max: callbacks.in_flight_max as usize,
+            batch_max: callbacks.batch_max as usize,
+        },
+    }
+}
+
+/// Samples of histograms pile up unless somebody folds them.
+async fn upkeep(metrics: telemetry::Exposition) {
+    loop {
+        tokio::time::sleep(telemetry::UPKEEP_INTERVAL).await;
+        metrics.upkeep();
+    }
+}

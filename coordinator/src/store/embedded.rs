@@ -1,0 +1,229 @@
+//! The default engine: one process, one directory, the journal is the truth.
+//!
+//! ```text
+//!   calls ──► queue ──► writer thread: take what waits ─► verbs ─► one frame ─► one sync ─► answers
+//!                          │                                        │
+//!                        Ledger (hot state in memory)            Journal ──► readers fetch messages
+//!                          └── decided transactions ──► Index (sled, in the background, disposable)
+//! ```
+//!
+//! `DIR/lock` keeps a second process out, `DIR/journal` is the journal, `DIR/index` the index.
+
+pub mod disk;
+mod engine;
+mod index;
+pub mod journal;
+pub mod record;
+pub mod repair;
+mod verbs;
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use halfmq_core::{Extent, Message};
+use tokio::sync::{mpsc, oneshot};
+
+pub use engine::{Engine, EngineOptions, Turn, Work};
+pub use index::Index;
+pub use journal::{Damage, JournalOptions, OpenError, Recovered};
+
+use super::{Reply, Unavailable};
+use disk::Directory;
+use journal::Segments;
+
+use crate::clock::Clock;
+use crate::telemetry;
+
+/// Calls that wait for the writer; more wait in their own tasks.
+const QUEUE_MAX: usize = 8_192;
+/// Calls answered by one sync.
+const GROUP_CALLS_MAX: usize = 4_096;
+/// Bytes synced at once; a single larger call is still one group.
+const GROUP_BYTES_MAX: u64 = 512 * 1024;
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("the data directory {path} cannot be used: {error}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another process has it.
+    #[error(
+        "the data directory {0} is in use by another process; stop that one first, or choose another with --data"
+    )]
+    InUse(PathBuf),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+}
+
+/// The embedded engine, shared by all APIs.
+pub struct Embedded {
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    segments: Segments,
+    index: Arc<Index>,
+    failed: Arc<OnceLock<Unavailable>>,
+    stopped: tokio::sync::watch::Receiver<bool>,
+}
+
+/// A call on its way to the writer. It is run once, with a turn or with the reason why there is none,
+/// and leaves behind what is to be said once its group is durable.
+struct Job {
+    work: Work,
+    run: Verb,
+}
+
+type Verb = Box<dyn FnOnce(Result<&mut Turn<'_>, Unavailable>) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+
+impl Embedded {
+    /// Opens the store in this directory, made if it is not there.
+    ///
+    /// # Errors
+    /// [`enum@Error`].
+    pub fn open(path: &Path, options: EngineOptions) -> Result<(Self, Recovered), Error> {
+        let directory = |error| Error::Directory { path: path.to_owned(), error };
+        fs::create_dir_all(path).map_err(directory)?;
+        let lock = lock(path)?;
+        let index = Arc::new(Index::open(&path.join("index")).map_err(directory)?);
+        let disk = Arc::new(Directory::new(path.join("journal")).map_err(directory)?);
+        let (engine, recovered) = Engine::open(disk, options, Some(Arc::clone(&index)))?;
+        let segments = engine.segments();
+        let failed = Arc::new(OnceLock::new());
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let (stopping, stopped) = tokio::sync::watch::channel(false);
+        let writer =
+            Writer { engine, queue, failed: Arc::clone(&failed), lock, index: Arc::clone(&index), stopping };
+        let thread = std::thread::Builder::new().name("halfmq-journal".into()).spawn(move || writer.run());
+        thread.map_err(directory)?;
+        Ok((Self { jobs: Mutex::new(Some(jobs)), segments, index, failed, stopped }, recovered))
+    }
+
+    fn turn<T: Send + 'static>(
+        &self,
+        work: Work,
+        verb: impl FnOnce(&mut Turn<'_>) -> T + Send + 'static,
+    ) -> Reply<T> {
+        Box::pin(on_writer(self.jobs(), work, verb))
+    }
+
+    fn jobs(&self) -> Option<mpsc::Sender<Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads messages back. Most were written a moment ago and come from the page cache, so that a thread
+    /// of its own for each read would cost more than it saves.
+    fn messages(segments: &Segments, extents: &[Extent]) -> Result<Vec<Message>, Unavailable> {
+        extents.iter().map(|extent| Self::message(segments, *extent)).collect()
+    }
+
+    fn message(segments: &Segments, extent: Extent) -> Result<Message, Unavailable> {
+        let damaged = |error: &dyn std::fmt::Display| {
+            Unavailable::Damaged(format!("the message at journal address {}: {error}", extent.position))
+        };
+        let bytes =
+            journal::read(segments, extent.position, extent.length).map_err(|error| damaged(&error))?;
+        record::message(&bytes).map_err(|error| damaged(&error))
+    }
+
+    fn closed(&self) -> Reply<()> {
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut stopped = self.stopped.clone();
+        Box::pin(async move {
+            drop(stopped.wait_for(|stopped| *stopped).await);
+            Ok(())
+        })
+    }
+}
+
+/// Runs a verb on the writer, and answers when what it wrote and what it saw is durable.
+async fn on_writer<T: Send + 'static>(
+    jobs: Option<mpsc::Sender<Job>>,
+    work: Work,
+    verb: impl FnOnce(&mut Turn<'_>) -> T + Send + 'static,
+) -> Result<T, Unavailable> {
+    let (answer, answered) = oneshot::channel();
+    let run = Box::new(move |turn: Result<&mut Turn<'_>, Unavailable>| {
+        let outcome = turn.map(verb);
+        // Whoever asked may have gone away; the call took effect all the same.
+        Box::new(move |durable: Result<(), Unavailable>| drop(answer.send(durable.and(outcome)))) as Answer
+    });
+    let jobs = jobs.ok_or(Unavailable::Stopping)?;
+    jobs.send(Job { work, run }).await.map_err(|_| Unavailable::Stopping)?;
+    drop(jobs);
+    answered.await.unwrap_or(Err(Unavailable::Stopping))
+}
+
+/// The one thread that writes.
+struct Writer {
+    engine: Engine,
+    queue: mpsc::Receiver<Job>,
+    failed: Arc<OnceLock<Unavailable>>,
+    index: Arc<Index>,
+    /// Held as long as the engine writes.
+    lock: File,
+    stopping: tokio::sync::watch::Sender<bool>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut answers: Vec<Answer> = Vec::new();
+        while let Some(mut job) = self.queue.blocking_recv() {
+            loop {
+                if self.engine.pending_bytes() > 0 && self.engine.admit(job.work).is_err() {
+                    self.finish_group(&mut answers);
+                }
+                answers.push(match self.engine.admit(job.work) {
+                    Ok(()) => (job.run)(Ok(&mut self.engine.turn())),
+                    Err(unavailable) => (job.run)(Err(unavailable)),
+                });
+                // Natural batching: whatever came while the last group was synced. Never a timer.
+                if answers.len() >= GROUP_CALLS_MAX || self.engine.pending_bytes() >= GROUP_BYTES_MAX {
+                    break;
+                }
+                match self.queue.try_recv() {
+                    Ok(next) => job = next,
+                    Err(_) => break,
+                }
+            }
+            self.finish_group(&mut answers);
+        }
+        self.index.close();
+        drop(self.lock);
+        self.stopping.send_replace(true);
+    }
+
+    fn finish_group(&mut self, answers: &mut Vec<Answer>) {
+        let (bytes, began) = (self.engine.pending_bytes(), Clock::stopwatch());
+        let durable = self.engine.commit();
+        if bytes > 0 && durable.is_ok() {
+            telemetry::journal_synced(answers.len(), bytes, began.elapsed());
+        }
+        if let Err(failed) = &durable {
+            self.failed.get_or_init(|| failed.clone());
+        }
+        answers.drain(..).for_each(|answer| answer(durable.clone()));
+    }
+}
+
+fn lock(path: &Path) -> Result<File, Error> {
+    let directory = |error| Error::Directory { path: path.to_owned(), error };
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path.join("lock"))
+        .map_err(directory)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(directory(error)),
+    }
+}

@@ -1,0 +1,422 @@
+//! The synchronous heart: ledger and journal, one group of calls at a time. No threads, no waiting; a
+//! test that brings its own clock, disk and seed sees the same run each time.
+//!
+//! ```text
+//!   verb ─► Ledger ─► events ─► Writer (one frame)      many verbs, each seeing what the last one did
+//!   commit ─► Journal::append = write + sync            then, and only then, their answers may go out
+//! ```
+//!
+//! Reads take the same way: whoever reads what a verb of this group wrote waits for the same sync.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halfmq_core::{
+    Accepted, Decide, DecidedTransaction, Event, Extent, Ledger, Log, Prepare, ProducerGroup, Receipt,
+    Rejection, RequestId, Send, Timestamp, TransactionId, TransactionView,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::disk::Disk;
+use super::index::Index;
+use super::journal::{AppendError, Journal, JournalOptions, OpenError, Recovered, Segments};
+use super::record::{Reader, Writer};
+use crate::clock::Clock;
+use crate::store::Unavailable;
+use crate::telemetry;
+
+/// Decided transactions that stay in memory although the index has them.
+const DECIDED_KEPT: usize = 10_000;
+/// How long to wait before a segment is tried again that could not be made.
+const SPARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How the engine runs.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Of the journal.
+    pub journal: JournalOptions,
+    /// How long messages are kept that every group is done with.
+    pub retention: Duration,
+    /// Overdue checks are spread over this time after a restart.
+    pub warm_up: Duration,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// Where chance comes from; `None`: from the machine.
+    pub seed: Option<u64>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            journal: JournalOptions::default(),
+            retention: Duration::from_secs(3600),
+            warm_up: Duration::from_secs(10),
+            clock: Clock::System,
+            seed: None,
+        }
+    }
+}
+
+/// Ledger and journal together.
+pub struct Engine {
+    ledger: Ledger,
+    journal: Journal,
+    group: Group,
+    index: Option<Arc<Index>>,
+    /// Decided, and not known to be in the index, oldest first, with the sequence of their frame.
+    unindexed: VecDeque<(u64, TransactionId)>,
+    clock: Clock,
+    latest: Timestamp,
+    chance: SmallRng,
+    reserve: u64,
+    spare_again_at: Timestamp,
+    failed: Option<Unavailable>,
+}
+
+/// What the verbs of one group wrote.
+#[derive(Default)]
+struct Group {
+    writer: Writer,
+    decided: Vec<TransactionId>,
+}
+
+impl Log for Group {
+    fn append(&mut self, event: &Event) -> Vec<Extent> {
+        telemetry::happened(event);
+        self.decided.extend(decides(event));
+        self.writer.event(event)
+    }
+}
+
+/// One verb's access to the ledger.
+pub struct Turn<'a> {
+    /// The server's clock; it never goes back.
+    pub now: Timestamp,
+    /// The state.
+    pub ledger: &'a mut Ledger,
+    log: &'a mut Group,
+    chance: &'a mut SmallRng,
+    index: Option<&'a Index>,
+}
+
+impl Engine {
+    /// Opens the journal on this disk and replays it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: EngineOptions,
+        index: Option<Arc<Index>>,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let EngineOptions { journal, retention, warm_up, clock, seed } = options;
+        let mut chance = match seed {
+            Some(seed) => SmallRng::seed_from_u64(seed),
+            None => SmallRng::from_rng(&mut rand::rng()),
+        };
+        let mut ledger = Ledger::new(retention);
+        let mut decided = VecDeque::new();
+        let mut latest = Timestamp::ZERO;
+        let reserve = journal.segment_bytes / 4;
+        let (journal, recovered) =
+            Journal::open(disk, journal, chance.random(), &mut |records, address, sequence| {
+                let mut records = Reader::events(records, address);
+                while let Some((event, extents)) =
+                    records.event().map_err(|malformed| malformed.to_string())?
+                {
+                    decided.extend(decides(&event).map(|id| (sequence, id)));
+                    latest = latest.max(time_of(&event).unwrap_or_default());
+                    ledger.apply(event, &extents).map_err(|inconsistency| inconsistency.to_string())?;
+                }
+                Ok(())
+            })?;
+        latest = latest.max(clock.now());
+        ledger.warm_up(latest, warm_up);
+        let mut engine = Self {
+            ledger,
+            journal,
+            group: Group::default(),
+            index,
+            unindexed: VecDeque::new(),
+            clock,
+            latest,
+            chance,
+            reserve,
+            spare_again_at: Timestamp::ZERO,
+            failed: None,
+        };
+        engine.begin_group();
+        engine.catch_up_index(decided);
+        Ok((engine, recovered))
+    }
+
+    /// For readers of messages.
+    #[must_use]
+    pub fn segments(&self) -> Segments {
+        self.journal.segments()
+    }
+
+    /// One verb as a group of its own: durable when it returns.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn run<T>(&mut self, work: Work, verb: impl FnOnce(&mut Turn<'_>) -> T) -> Result<T, Unavailable> {
+        self.admit(work)?;
+        let answer = verb(&mut self.turn());
+        self.commit()?;
+        Ok(answer)
+    }
+
+    /// Sees to it that the journal has room for this work. May commit the group to get it.
+    ///
+    /// # Errors
+    /// [`Unavailable::Full`] with nothing changed, or that the engine has failed.
+    pub fn admit(&mut self, work: Work) -> Result<(), Unavailable> {
+        self.usable()?;
+        let needed = self.pending_bytes() + work.bytes();
+        let reserve = match work {
+            Work::New { .. } if !self.journal.has_spare() => self.reserve,
+            Work::New { .. } | Work::Going { .. } => 0,
+        };
+        if self.journal.room() >= needed + reserve {
+            return Ok(());
+        }
+        let now = self.now();
+        if now >= self.spare_again_at {
+            match self.journal.ensure_room(needed, || self.chance.random()) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "no room for a new journal segment: new work is refused");
+                    self.spare_again_at = now.after(SPARE_AGAIN_AFTER);
+                }
+            }
+        }
+        if reserve == 0 && self.journal.room() >= needed { Ok(()) } else { Err(Unavailable::Full) }
+    }
+
+    /// The next verb of the group.
+    pub fn turn(&mut self) -> Turn<'_> {
+        let now = self.now();
+        Turn {
+            now,
+            ledger: &mut self.ledger,
+            log: &mut self.group,
+            chance: &mut self.chance,
+            index: self.index.as_deref(),
+        }
+    }
+
+    /// Bytes that the group has written so far.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        self.group.writer.bytes().len() as u64
+    }
+
+    /// Makes the group durable. Only now its answers may go out.
+    ///
+    /// # Errors
+    /// [`Unavailable::Failed`]; the engine then takes no more work until it is opened again, since what it
+    /// has in memory may be more than what is on disk.
+    pub fn commit(&mut self) -> Result<(), Unavailable> {
+        self.usable()?;
+        if self.group.writer.bytes().is_empty() {
+            return Ok(());
+        }
+        let sequence = self.journal.next_sequence();
+        if let Err(error) = self.journal.append(self.group.writer.bytes(), || self.chance.random()) {
+            let (AppendError::NoRoom(error) | AppendError::Failed(error)) = error;
+            let failed = Unavailable::Failed(error.to_string());
+            tracing::error!(%error, "the journal could not be synced: the store stops");
+            self.failed = Some(failed.clone());
+            return Err(failed);
+        }
+        let decided = std::mem::take(&mut self.group.decided).into_iter().map(|id| (sequence, id));
+        self.begin_group();
+        self.index_decided(decided.collect());
+        self.see_to_spare();
+        Ok(())
+    }
+
+    fn see_to_spare(&mut self) {
+        if !self.journal.wants_spare() || self.now() < self.spare_again_at {
+            return;
+        }
+        if let Err(error) = self.journal.prepare_spare(|| self.chance.random()) {
+            tracing::warn!(%error, "the next journal segment could not be made yet");
+            self.spare_again_at = self.now().after(SPARE_AGAIN_AFTER);
+        }
+    }
+
+    fn usable(&self) -> Result<(), Unavailable> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn now(&mut self) -> Timestamp {
+        self.latest = self.latest.max(self.clock.now());
+        self.latest
+    }
+
+    fn begin_group(&mut self) {
+        self.group.writer.reset(self.journal.next_address());
+    }
+
+    /// Hands to the index what it does not have yet; after a restart it may lag, or have been deleted.
+    fn catch_up_index(&mut self, decided: VecDeque<(u64, TransactionId)>) {
+        let through = match &self.index {
+            Some(index) => index.begin(self.journal.identity(), self.journal.next_sequence()),
+            None => return,
+        };
+        let (old, new): (Vec<_>, Vec<_>) =
+            decided.into_iter().partition(|(sequence, _)| *sequence <= through);
+        old.into_iter().for_each(|(_, id)| self.ledger.forget(id));
+        self.index_decided(new);
+    }
+
+    fn index_decided(&mut self, decided: Vec<(u64, TransactionId)>) {
+        let Some(index) = &self.index else { return };
+        for (sequence, id) in decided {
+            if let Some(transaction) = self.ledger.decided_transaction(id) {
+                index.add(sequence, id, transaction.clone());
+                self.unindexed.push_back((sequence, id));
+            }
+        }
+        let through = index.through();
+        while self.unindexed.len() > DECIDED_KEPT {
+            match self.unindexed.front() {
+                Some((sequence, id)) if *sequence <= through => {
+                    self.ledger.forget(*id);
+                    self.unindexed.pop_front();
+                }
+                Some(_) | None => break,
+            }
+        }
+    }
+}
+
+/// How much a verb may write, and whether it may be refused while the disk is full.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// Brings new messages of so many bytes.
+    New {
+        /// Of contents.
+        bytes: usize,
+    },
+    /// Goes on with what is there: decisions, acks, reads.
+    Going {
+        /// Of replaced contents and long lists.
+        bytes: usize,
+    },
+}
+
+impl Work {
+    /// Decisions, acks, reads.
+    pub const SMALL: Self = Self::Going { bytes: 0 };
+
+    /// An upper bound of what is written.
+    fn bytes(self) -> u64 {
+        const OVERHEAD: usize = 64 * 1024;
+        let (Self::New { bytes } | Self::Going { bytes }) = self;
+        (bytes + OVERHEAD) as u64
+    }
+}
+
+impl Turn<'_> {
+    /// What the verb's events go to.
+    pub fn parts(&mut self) -> (Timestamp, &mut Ledger, &mut dyn Log) {
+        (self.now, self.ledger, self.log)
+    }
+
+    /// Keeps half messages.
+    ///
+    /// # Errors
+    /// Of the index.
+    pub fn prepare(&mut self, prepare: Prepare) -> Result<Result<Accepted, Rejection>, Unavailable> {
+        let past = self.past(&prepare.producer_group, prepare.send.request_id())?;
+        let fresh = self.fresh_id();
+        Ok(self.ledger.prepare(self.now, fresh, prepare, past, self.log))
+    }
+
+    /// Takes messages in and releases them.
+    ///
+    /// # Errors
+    /// Of the index.
+    pub fn send(
+        &mut self,
+        group: ProducerGroup,
+        send: Send,
+    ) -> Result<Result<Receipt, Rejection>, Unavailable> {
+        let past = self.past(&group, send.request_id())?;
+        let fresh = self.fresh_id();
+        Ok(self.ledger.send(self.now, fresh, group, send, past, self.log))
+    }
+
+    /// Ends a transaction, or answers the decision that stands, however long ago it was made.
+    ///
+    /// # Errors
+    /// Of the index.
+    pub fn decide(&mut self, decide: Decide) -> Result<Result<Receipt, Rejection>, Unavailable> {
+        let (id, asked) = (decide.transaction, decide.decision);
+        match self.ledger.decide(self.now, decide, self.log) {
+            Err(Rejection::UnknownTransaction(_)) => Ok(match self.indexed(id)? {
+                Some(decided) => decided.decided_again(id, asked),
+                None => Err(Rejection::UnknownTransaction(id)),
+            }),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Looks at a transaction, however long ago it was decided.
+    ///
+    /// # Errors
+    /// Of the index.
+    pub fn describe(&mut self, id: TransactionId) -> Result<Option<TransactionView>, Unavailable> {
+        match self.ledger.describe(id) {
+            Some(view) => Ok(Some(view)),
+            None => Ok(self.indexed(id)?.map(|decided| decided.view(id))),
+        }
+    }
+
+    fn indexed(&self, id: TransactionId) -> Result<Option<DecidedTransaction>, Unavailable> {
+        self.index.map_or(Ok(None), |index| index.transaction(id))
+    }
+
+    fn past(
+        &self,
+        group: &ProducerGroup,
+        request_id: Option<&RequestId>,
+    ) -> Result<Option<(TransactionId, DecidedTransaction)>, Unavailable> {
+        match (request_id, self.index) {
+            (Some(request_id), Some(index)) if self.ledger.request(group, request_id).is_none() => {
+                index.request(group, request_id)
+            }
+            (Some(_) | None, _) => Ok(None),
+        }
+    }
+
+    fn fresh_id(&mut self) -> TransactionId {
+        TransactionId::fresh(self.now, self.chance.random())
+    }
+}
+
+/// The transaction that is remembered as decided because of this event.
+fn decides(event: &Event) -> Option<TransactionId> {
+    if let Event::Decided(decided) = event {
+        return Some(decided.transaction);
+    }
+    let Event::Sent(sent) = event else { return None };
+    sent.request_id.as_ref().map(|_| sent.transaction)
+}
+
+/// The time of events that carry messages on: the clock must not be behind it after a restart.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others carry no message on")]
+fn time_of(event: &Event) -> Option<Timestamp> {
+    match event {
+        Event::Released { at, .. } => Some(*at),
+        Event::Prepared(prepared) => Some(prepared.at),
+        Event::Sent(sent) => Some(sent.at),
+        Event::Decided(decided) => Some(decided.verdict.at),
+        _ => None,
+    }
+}

@@ -1,0 +1,252 @@
+//! The append log: what makes an acknowledgement durable, and the truth after a restart.
+//!
+//! ```text
+//!   journal address ─►  0 ......... B1 ........... B2 .... tail
+//!   segments            ▐ head │ frame frame … ▌▐ head │ frame … ▌▐ head │ frame frame │ zeros … ▌  ▐ spare ▌
+//! ```
+//!
+//! One frame is one group of calls: one write, one sync, and only then the answers. Addresses run on from
+//! segment to segment without gaps, so that an address is known before it is known where the frame will
+//! stand. Segments are filled with zeros before use: overwriting needs no change of file metadata, which
+//! makes the sync cheaper, and the room for decisions is there before the disk is full.
+//!
+//! What a crash may leave: one torn frame at the tail, which was never acknowledged. It is cut. Anything
+//! else that does not fit is damage, and is reported (P10).
+
+mod frame;
+mod high_water;
+mod recovery;
+pub mod repair;
+mod segment;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, RwLock};
+use std::thread::JoinHandle;
+
+pub use recovery::{Damage, OpenError, Recovered};
+
+use super::disk::Disk;
+use frame::{Frame, HEAD_BYTES};
+use high_water::HighWater;
+use segment::{Blank, Segment};
+
+/// Takes the records of a frame, the address of their first byte, and the frame's sequence.
+pub type Replay<'a> = dyn FnMut(&[u8], u64, u64) -> Result<(), String> + 'a;
+
+/// How the journal uses the disk.
+#[derive(Clone, Debug)]
+pub struct JournalOptions {
+    /// Bytes of one segment.
+    pub segment_bytes: u64,
+    /// Make the next segment on a thread of its own, so that nobody waits for it.
+    pub spare_in_background: bool,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 64 * 1024 * 1024, spare_in_background: true }
+    }
+}
+
+/// The journal, open for writing.
+pub struct Journal {
+    disk: Arc<dyn Disk>,
+    options: JournalOptions,
+    segments: Segments,
+    current: Arc<Segment>,
+    /// Journal address of the next frame.
+    tail: u64,
+    /// Sequence of the next frame.
+    sequence: u64,
+    spare: Spare,
+    high_water: HighWater,
+}
+
+/// Segments by the address of their first frame; shared with readers.
+pub type Segments = Arc<RwLock<BTreeMap<u64, Arc<Segment>>>>;
+
+enum Spare {
+    Missing,
+    Coming(JoinHandle<io::Result<Blank>>),
+    Ready(Blank),
+}
+
+impl Journal {
+    /// Opens the journal, and hands every frame to `replay`.
+    ///
+    /// # Errors
+    /// [`OpenError`]; damage is reported, never skipped.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: JournalOptions,
+        salt: u64,
+        replay: &mut Replay<'_>,
+    ) -> Result<(Self, Recovered), OpenError> {
+        recovery::open(disk, options, salt, replay)
+    }
+
+    /// The address that the first record of the next frame will have.
+    #[must_use]
+    pub fn next_address(&self) -> u64 {
+        self.tail + HEAD_BYTES as u64
+    }
+
+    /// Sequence of the next frame.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// For readers of messages.
+    #[must_use]
+    pub fn segments(&self) -> Segments {
+        Arc::clone(&self.segments)
+    }
+
+    /// Bytes of records that are sure to find room without a new segment being made.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        let rest = self.current.room_at(self.tail).saturating_sub(HEAD_BYTES as u64);
+        match &self.spare {
+            Spare::Ready(blank) => rest.max(blank.capacity().saturating_sub(HEAD_BYTES as u64)),
+            Spare::Missing | Spare::Coming(_) => rest,
+        }
+    }
+
+    /// Whether a second segment stands ready, so that filling the current one is no end.
+    #[must_use]
+    pub fn has_spare(&self) -> bool {
+        matches!(self.spare, Spare::Ready(_))
+    }
+
+    /// Whether the current segment is so full that the next one should be made.
+    #[must_use]
+    pub fn wants_spare(&self) -> bool {
+        !self.has_spare() && self.current.room_at(self.tail) < self.options.segment_bytes / 2
+    }
+
+    /// The same for the whole life of the journal.
+    #[must_use]
+    pub fn identity(&self) -> u64 {
+        let segments = self.segments.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        segments.first_key_value().map_or(0, |(_, segment)| segment.salt())
+    }
+
+    /// Makes room for a frame with so many bytes of records, if there is not yet.
+    ///
+    /// # Errors
+    /// When no segment can be made, such as on a full disk. Nothing is lost; try again later.
+    pub fn ensure_room(&mut self, bytes: u64, salt: impl FnOnce() -> u64) -> io::Result<()> {
+        self.await_spare()?;
+        if self.has_spare() && self.room() >= bytes {
+            return Ok(());
+        }
+        let length = self.options.segment_bytes.max(bytes + HEAD_BYTES as u64 + segment::HEAD_BYTES);
+        self.spare = Spare::Ready(Blank::make(&*self.disk, self.current.number() + 1, length, salt())?);
+        Ok(())
+    }
+
+    /// Sees to it that the next segment is there before the current one is full. Call it between groups.
+    ///
+    /// # Errors
+    /// When it cannot be made, such as on a full disk. Nothing is lost; try again later.
+    pub fn prepare_spare(&mut self, salt: impl FnOnce() -> u64) -> io::Result<()> {
+        match std::mem::replace(&mut self.spare, Spare::Missing) {
+            Spare::Ready(blank) => self.spare = Spare::Ready(blank),
+            Spare::Coming(maker) if !maker.is_finished() => self.spare = Spare::Coming(maker),
+            Spare::Coming(maker) => {
+                self.spare = Spare::Ready(maker.join().map_err(|_| io::Error::other("panic"))??)
+            }
+            Spare::Missing => {
+                let (disk, number) = (Arc::clone(&self.disk), self.current.number() + 1);
+                let (bytes, salt) = (self.options.segment_bytes, salt());
+                let make = move || Blank::make(&*disk, number, bytes, salt);
+                self.spare = match self.options.spare_in_background {
+                    true => {
+                        Spare::Coming(std::thread::Builder::new().name("halfmq-spare".into()).spawn(make)?)
+                    }
+                    false => Spare::Ready(make()?),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a spare that is being made.
+    fn await_spare(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.spare, Spare::Missing) {
+            Spare::Coming(maker) => {
+                self.spare = Spare::Ready(maker.join().map_err(|_| io::Error::other("panic"))??);
+            }
+            spare @ (Spare::Missing | Spare::Ready(_)) => self.spare = spare,
+        }
+        Ok(())
+    }
+
+    /// Writes one frame and syncs it. When this returns, the records are durable.
+    ///
+    /// # Errors
+    /// `StorageFull` with nothing written when there is no room. After any other error the journal must not
+    /// be used any further: what is on disk is unknown until it is opened again.
+    pub fn append(&mut self, records: &[u8], salt: impl FnOnce() -> u64) -> Result<(), AppendError> {
+        let needed = (HEAD_BYTES + records.len()) as u64;
+        if self.current.room_at(self.tail) < needed {
+            self.roll(needed, salt)?;
+        }
+        let frame = Frame { sequence: self.sequence, address: self.tail };
+        let bytes = frame.encode(self.current.salt(), records);
+        self.current.write(&bytes, self.tail).map_err(AppendError::Failed)?;
+        self.current.sync().map_err(AppendError::Failed)?;
+        self.tail += needed;
+        self.high_water.raise(self.sequence, self.tail);
+        self.sequence += 1;
+        Ok(())
+    }
+
+    /// Goes on in the next segment. Its head is durable before its first frame is written.
+    fn roll(&mut self, needed: u64, salt: impl FnOnce() -> u64) -> Result<(), AppendError> {
+        self.await_spare().map_err(AppendError::NoRoom)?;
+        let fits = |blank: &Blank| blank.capacity() >= needed;
+        let blank = match std::mem::replace(&mut self.spare, Spare::Missing) {
+            Spare::Ready(blank) if fits(&blank) => blank,
+            Spare::Ready(_) | Spare::Missing | Spare::Coming(_) => {
+                let bytes = self.options.segment_bytes.max(needed + segment::HEAD_BYTES);
+                let number = self.current.number() + 1;
+                Blank::make(&*self.disk, number, bytes, salt()).map_err(AppendError::NoRoom)?
+            }
+        };
+        let segment = Arc::new(blank.activate(self.tail).map_err(AppendError::Failed)?);
+        self.segments
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(self.tail, Arc::clone(&segment));
+        self.current = segment;
+        Ok(())
+    }
+}
+
+/// Why a frame was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Nothing was written.
+    #[error("no room for a new segment: {0}")]
+    NoRoom(io::Error),
+    /// What is on disk is unknown.
+    #[error("{0}")]
+    Failed(io::Error),
+}
+
+/// Reads the bytes of an extent.
+///
+/// # Errors
+/// Of the operating system, and `NotFound` for an address that no segment has.
+pub fn read(segments: &Segments, position: u64, length: u32) -> io::Result<Vec<u8>> {
+    let segment = {
+        let segments = segments.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        segments.range(..=position).next_back().map(|(_, segment)| Arc::clone(segment))
+    };
+    let mut bytes = vec![0; length as usize];
+    segment.ok_or(io::ErrorKind::NotFound)?.read(&mut bytes, position)?;
+    Ok(bytes)
+}

@@ -1,0 +1,88 @@
+//! One group of records on disk.
+//!
+//! ```text
+//! 0   magic "HMQf"        4   crc32c u32 LE: salt, then all bytes behind this field
+//! 8   length u32 LE of the records        12  zero        16  sequence u64 LE
+//! 24  address u64 LE      32  records …
+//! ```
+//!
+//! Lifetime: as long as its segment. Sequences and addresses run without gaps. The salt differs for each
+//! segment and is known to nobody else, so that neither a frame left over from another life of the file
+//! nor a body that looks like a frame is ever taken for one.
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+pub(super) const HEAD_BYTES: usize = 32;
+const MAGIC: [u8; 4] = *b"HMQf";
+
+/// Where a frame stands in the order of frames and bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Frame {
+    pub(super) sequence: u64,
+    pub(super) address: u64,
+}
+
+impl Frame {
+    pub(super) fn encode(self, salt: u64, records: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(records.len()).expect("a group is cut far below 4 GiB");
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + records.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&self.sequence.to_le_bytes());
+        bytes.extend_from_slice(&self.address.to_le_bytes());
+        bytes.extend_from_slice(records);
+        let (head, rest) = bytes.split_at_mut(8);
+        let (_, crc) = head.split_at_mut(4);
+        crc.copy_from_slice(&sum(salt, rest).to_le_bytes());
+        bytes
+    }
+
+    /// The frame at the beginning of `bytes`, with its records; `None` if there is none.
+    pub(super) fn decode(salt: u64, bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
+        let field = |range: std::ops::Range<usize>| head.get(range);
+        if field(0..4)? != MAGIC {
+            return None;
+        }
+        let crc = u32::from_le_bytes(field(4..8)?.try_into().ok()?);
+        let length = u32::from_le_bytes(field(8..12)?.try_into().ok()?) as usize;
+        let sequence = u64::from_le_bytes(field(16..24)?.try_into().ok()?);
+        let address = u64::from_le_bytes(field(24..32)?.try_into().ok()?);
+        let records = rest.get(..length)?;
+        let summed = bytes.get(8..HEAD_BYTES + length)?;
+        (sum(salt, summed) == crc).then_some((Self { sequence, address }, records))
+    }
+
+    /// Places in `bytes` where a frame may begin.
+    pub(super) fn candidates(bytes: &[u8]) -> impl Iterator<Item = usize> {
+        bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC).map(|(at, _)| at)
+    }
+}
+
+fn sum(salt: u64, bytes: &[u8]) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(&salt.to_le_bytes());
+    digest.update(bytes);
+    u32::try_from(digest.finalize()).expect("a CRC-32 has 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_what_was_written_or_nothing() {
+        let frame = Frame { sequence: 7, address: 4_096 };
+        let bytes = frame.encode(99, b"records");
+        assert_eq!(Frame::decode(99, &bytes), Some((frame, &b"records"[..])));
+        assert_eq!(Frame::decode(98, &bytes), None, "another segment's salt");
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert_eq!(Frame::decode(99, &damaged), None, "byte {at} flipped");
+            assert_eq!(Frame::decode(99, &bytes[..at]), None, "cut at {at}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One file of the journal: a head, then frames, then zeros.
+//!
+//! ```text
+//! 0     head: magic "HMQs" · version u32 LE · number u64 LE · base u64 LE ·
+//!       salt u64 LE · crc32c u32 LE of the bytes before
+//! 2048  the same head again
+//! 4096  frames; the byte at address A stands at 4096 + A - base
+//! ```
+//!
+//! A file whose heads are zero is a spare that was never used. The head is synced before the first frame
+//! is written, so frames under a broken head mean damage.
+
+use std::io;
+use std::sync::Arc;
+
+use crc_fast::{CrcAlgorithm, checksum};
+
+use crate::store::embedded::disk::{Disk, DiskFile};
+
+pub(super) const HEAD_BYTES: u64 = 4_096;
+const COPY_AT: u64 = 2_048;
+const HEAD: usize = 36;
+const MAGIC: [u8; 4] = *b"HMQs";
+const VERSION: u32 = 1;
+const ZEROS: usize = 1024 * 1024;
+const SUFFIX: &str = ".seg";
+
+/// A file of zeros that waits to become a segment.
+pub(super) struct Blank {
+    file: Arc<dyn DiskFile>,
+    number: u64,
+    length: u64,
+    salt: u64,
+}
+
+/// A segment in use.
+pub struct Segment {
+    file: Arc<dyn DiskFile>,
+    number: u64,
+    base: u64,
+    length: u64,
+    salt: u64,
+}
+
+impl Blank {
+    pub(super) fn make(disk: &dyn Disk, number: u64, length: u64, salt: u64) -> io::Result<Self> {
+        let file = disk.open(&name(number))?;
+        if let Err(error) = fill_with_zeros(&*file, 0, length) {
+            // Half a spare only takes the room that decisions need.
+            disk.remove(&name(number))?;
+            return Err(error);
+        }
+        file.sync()?;
+        disk.sync_directory()?;
+        Ok(Self { file, number, length, salt })
+    }
+
+    /// Bytes of frames it can take.
+    pub(super) fn capacity(&self) -> u64 {
+        self.length - HEAD_BYTES
+    }
+
+    /// Begins the segment at this address; durable when it returns.
+    pub(super) fn activate(self, base: u64) -> io::Result<Segment> {
+        let Self { file, number, length, salt } = self;
+        let head = encode(number, base, salt);
+        file.write_at(&head, 0)?;
+        file.write_at(&head, COPY_AT)?;
+        file.sync()?;
+        Ok(Segment { file, number, base, length, salt })
+    }
+}
+
+/// What a file turned out to be.
+pub(super) enum Found {
+    Segment(Segment),
+    /// Never used.
+    Spare,
+    /// Its heads are broken although there is more in it than zeros.
+    Headless,
+}
+
+impl Segment {
+    pub(super) fn find(disk: &dyn Disk, number: u64) -> io::Result<Found> {
+        let file = disk.open(&name(number))?;
+        let length = file.length()?;
+        for at in [0, COPY_AT] {
+            let mut head = [0; HEAD];
+            if length >= HEAD_BYTES
+                && file.read_at(&mut head, at).is_ok()
+                && let Some((base, salt)) = decode(&head, number)
+            {
+                return Ok(Found::Segment(Self { file, number, base, length, salt }));
+            }
+        }
+        // Frames come only after a durable head: where there are none, a crash cut the making short.
+        let frames = length.saturating_sub(HEAD_BYTES).min(HEAD_BYTES);
+        let mut start = vec![0; usize::try_from(frames).unwrap_or(0)];
+        file.read_at(&mut start, HEAD_BYTES.min(length))?;
+        Ok(if start.iter().all(|byte| *byte == 0) { Found::Spare } else { Found::Headless })
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    pub(super) fn salt(&self) -> u64 {
+        self.salt
+    }
+
+    pub(super) fn name(&self) -> String {
+        name(self.number)
+    }
+
+    /// Offset in the file.
+    pub(super) fn offset(&self, address: u64) -> u64 {
+        HEAD_BYTES + (address - self.base)
+    }
+
+    pub(super) fn room_at(&self, address: u64) -> u64 {
+        self.length.saturating_sub(self.offset(address))
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8], address: u64) -> io::Result<()> {
+        self.file.read_at(buffer, self.offset(address))
+    }
+
+    /// Everything behind the head.
+    pub(super) fn read_all(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.length.saturating_sub(HEAD_BYTES)).unwrap_or(0)];
+        self.file.read_at(&mut bytes, HEAD_BYTES)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn write(&self, bytes: &[u8], address: u64) -> io::Result<()> {
+        self.file.write_at(bytes, self.offset(address))
+    }
+
+    /// Zeros, durable when it returns. `offset` is in the file.
+    pub(super) fn clear(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let end = self.length.min(offset.saturating_add(bytes));
+        fill_with_zeros(&*self.file, offset, end)?;
+        self.file.sync()
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+fn fill_with_zeros(file: &dyn DiskFile, from: u64, end: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS];
+    let mut at = from;
+    while at < end {
+        let step = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
+        file.write_at(zeros.get(..step).unwrap_or(&zeros), at)?;
+        at += step as u64;
+    }
+    Ok(())
+}
+
+/// The number of a segment's file; `None` for other files.
+pub(super) fn number(name: &str) -> Option<u64> {
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+pub(super) fn name(number: u64) -> String {
+    format!("{number:010}{SUFFIX}")
+}
+
+fn encode(number: u64, base: u64, salt: u64) -> [u8; HEAD] {
+    let mut head = [0; HEAD];
+    let fields = MAGIC.into_iter().chain(VERSION.to_le_bytes()).chain(number.to_le_bytes());
+    let fields = fields.chain(base.to_le_bytes()).chain(salt.to_le_bytes());
+    head.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+    let (fields, crc) = head.split_at_mut(HEAD - 4);
+    crc.copy_from_slice(&crc32c(fields).to_le_bytes());
+    head
+}
+
+fn decode(head: &[u8; HEAD], number: u64) -> Option<(u64, u64)> {
+    let (fields, crc) = head.split_at(HEAD - 4);
+    let field = |range: std::ops::Range<usize>| Some(u64::from_le_bytes(fields.get(range)?.try_into().ok()?));
+    let known =
+        fields.starts_with(&MAGIC) && fields.get(4..8)? == VERSION.to_le_bytes() && field(8..16)? == number;
+    (known && crc32c(fields).to_le_bytes() == crc).then_some((field(16..24)?, field(24..32)?))
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).expect("a CRC-32 has 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_names_its_own_file_only() {
+        let head = encode(3, 1 << 33, 77);
+        assert_eq!(decode(&head, 3), Some((1 << 33, 77)));
+        assert_eq!(decode(&head, 4), None);
+        assert_eq!(number(&name(3)), Some(3));
+        assert_eq!(number("high-water"), None);
+    }
+}
