@@ -33,7 +33,7 @@ const KILLS: u64 = 30;
 const KILLS_LONG: u64 = 500;
 const PRODUCERS: usize = 4;
 /// Acknowledgements between two kills, at most.
-const ROUND_MAX: u64 = 200;
+const ROUND_MAX: u64 = 400;
 /// Topics and their queues.
 const TOPICS: [(&str, u32); 2] = [("orders", 3), ("mail", 1)];
 const CONSUMER_GROUPS: [&str; 2] = ["billing", "audit"];
