@@ -42,7 +42,7 @@ enum Command {
     Serve(serve::Serve),
     /// Create, list, describe and delete topics
     Topic(topic::Topic),
-    /// List, describe and reset consumer groups
+    /// List, describe, configure and reset consumer groups
     Group(group::Group),
     /// Send one message without a transaction
     Send(send::Send),
