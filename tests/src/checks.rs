@@ -73,11 +73,16 @@ impl CheckStream {
 
     /// Answers a question. That the answer took effect shows in the transaction, not here.
     pub async fn answer(&self, transaction_id: &str, resolution: Resolution) {
-        let answer = CheckAnswer {
+        self.say(CheckAnswer {
             transaction_id: transaction_id.into(),
             resolution: resolution.into(),
-            reason: String::new(),
-        };
+            ..CheckAnswer::default()
+        })
+        .await;
+    }
+
+    /// As [`CheckStream::answer`], with everything an answer can say.
+    pub async fn say(&self, answer: CheckAnswer) {
         // A stream that broke has nobody to tell; the next question shows it.
         let _broken =
             self.answers.send(ChecksRequest { kind: Some(checks_request::Kind::Answer(answer)) }).await;

@@ -151,11 +151,8 @@ async fn check_streams_begin_with_one_registration() {
         };
         ChecksRequest { kind: Some(checks_request::Kind::Registration(registration)) }
     };
-    let answer = CheckAnswer {
-        transaction_id: transaction_id(),
-        resolution: Resolution::Commit.into(),
-        reason: String::new(),
-    };
+    let resolution = Resolution::Commit.into();
+    let answer = CheckAnswer { transaction_id: transaction_id(), resolution, ..CheckAnswer::default() };
     let answer = ChecksRequest { kind: Some(checks_request::Kind::Answer(answer)) };
     let cases = [
         ("answer first", vec![answer], INVALID),

@@ -1,8 +1,8 @@
 //! Asking producers: who is asked, what is counted, and what becomes of doubt.
 
 use halfmq_proto::v1::{
-    CheckSettings, DecidedBy, InDoubtPolicy, ListTransactionsRequest, PrepareRequest, Resolution,
-    TransactionState,
+    CheckAnswer, CheckSettings, DecidedBy, InDoubtPolicy, ListTransactionsRequest, PrepareRequest,
+    Replacement, Resolution, TransactionState,
 };
 use halfmq_tests::{CHECKS_SOON, CheckStream, Coordinator, Driver, bodies, half, message};
 
@@ -38,6 +38,25 @@ async fn lost_commit_is_found_by_a_check() {
         (transaction.state(), transaction.decided_by()),
         (TransactionState::Committed, DecidedBy::Check)
     );
+}
+
+#[tokio::test]
+async fn check_brings_what_the_lost_commit_would_have_replaced() {
+    let (_coordinator, driver) = start().await;
+    let mut checker = CheckStream::open(&driver, "shop", "p1").await;
+    let half = PrepareRequest { request_id: "cart-7".into(), ..half("shop", [message("orders", "half")]) };
+    driver.prepare(half).await;
+    let question = checker.question().await;
+    assert_eq!(question.request_id, "cart-7", "the producer recognises it by its own key");
+    checker
+        .say(CheckAnswer {
+            transaction_id: question.transaction_id,
+            resolution: Resolution::Commit.into(),
+            reason: "row 42 is there".into(),
+            replacements: vec![Replacement { index: 0, body: Some("order 42".into()), headers: None }],
+        })
+        .await;
+    assert_eq!(bodies(&driver.receive("orders", "billing", 1).await), ["order 42"]);
 }
 
 #[tokio::test]
