@@ -2,7 +2,7 @@
 
 use halfmq_proto::v1::{CheckSettings, DecidedBy, Message, PrepareRequest, TransactionState};
 use halfmq_tests::{CHECKS_SOON, Callback, Coordinator, Driver, Reply, bodies, half, message};
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::Code;
 
 const SECRET: &str = "a secret of both sides";
@@ -22,6 +22,20 @@ fn answered_at(url: &str, message: Message) -> PrepareRequest {
     PrepareRequest { check: Some(check), ..half("shop", [message]) }
 }
 
+/// Whether `json` says all that `expected` says; whoever reads it has to put up with more.
+fn includes(json: &Value, expected: &Value) -> bool {
+    match (json, expected) {
+        (Value::Object(json), Value::Object(expected)) => {
+            expected.iter().all(|(name, value)| json.get(name).is_some_and(|json| includes(json, value)))
+        }
+        (Value::Array(json), Value::Array(expected)) => {
+            json.len() == expected.len()
+                && json.iter().zip(expected).all(|(json, value)| includes(json, value))
+        }
+        _ => json == expected,
+    }
+}
+
 #[tokio::test]
 async fn dead_producer_is_asked_at_its_url() {
     let callback = Callback::start(|asked| asked.answer_all("COMMIT")).await;
@@ -39,9 +53,8 @@ async fn dead_producer_is_asked_at_its_url() {
     assert_eq!(asked.path, "/checks");
     assert!(asked.is_signed_with(SECRET), "the receiver can tell who asks");
     assert!(!asked.is_signed_with("another secret"), "and the signature depends on the secret");
-    let mut question = asked.json["questions"][0].clone();
+    let question = &asked.json["questions"][0];
     assert!(question["prepared_at"].is_string(), "{question}");
-    question.as_object_mut().expect("a question is an object").remove("prepared_at");
     let expected = json!({
         "transaction_id": prepared.transaction_id,
         "producer_group": "shop",
@@ -52,7 +65,7 @@ async fn dead_producer_is_asked_at_its_url() {
             "body_base64": "Y2FydC03",
         }],
     });
-    assert_eq!(question, expected);
+    assert!(includes(question, &expected), "{question:#} lacks something of {expected:#}");
 
     assert_eq!(bodies(&driver.receive("orders", "billing", 1).await), ["cart-7"]);
     let transaction = driver.describe(&prepared.transaction_id).await;
