@@ -34,6 +34,8 @@ const KILLS_LONG: u64 = 500;
 const PRODUCERS: usize = 4;
 /// Acknowledgements between two kills, at most.
 const ROUND_MAX: u64 = 400;
+/// Findings that a failed campaign tells; the first ones explain the others.
+const FINDINGS_TOLD: usize = 40;
 /// Topics and their queues.
 const TOPICS: [(&str, u32); 2] = [("orders", 3), ("mail", 1)];
 const CONSUMER_GROUPS: [&str; 2] = ["billing", "audit"];
@@ -73,13 +75,14 @@ async fn kill_9_loses_nothing_and_releases_nothing_twice() {
         }
     })
     .await;
-    audit::settles(&driver).await;
+    audit::settle(&driver, &stage.ledger).await;
     others.shutdown().await;
 
     coordinator.restart().await;
     let findings = audit::findings(&driver, &stage).await;
     tell(&stage.ledger.story());
-    assert!(findings.is_empty(), "HALFMQ_SEED={seed}, {} findings:\n{}", findings.len(), findings.join("\n"));
+    let first = findings.iter().take(FINDINGS_TOLD).cloned().collect::<Vec<_>>().join("\n");
+    assert!(findings.is_empty(), "HALFMQ_SEED={seed}, {} findings, such as\n{first}", findings.len());
 }
 
 async fn kill_again_and_again(coordinator: &mut Coordinator, stage: &Stage, kills: u64, seed: u64) {

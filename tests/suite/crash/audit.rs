@@ -1,31 +1,52 @@
 //! Compares what was acknowledged with what is there. Every finding is a broken promise.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use halfmq_proto::v1::{
-    DescribeTopicRequest, ListTransactionsRequest, MessageReceipt, Topic, TransactionState, message_receipt,
+    DescribeTopicRequest, DescribeTransactionRequest, ListTransactionsRequest, MessageReceipt, Topic,
+    TransactionState, message_receipt,
 };
-use halfmq_tests::{Driver, eventually};
+use halfmq_tests::{Driver, PATIENCE};
 
 use super::actors::{PRODUCER_GROUP, Stage};
 use super::ledger::{Entries, Ledger, Seen, Spot};
 use super::plan::Outcome;
 use super::{CONSUMER_GROUPS, TOPICS};
 
-/// Waits until nothing is open, delayed or undelivered any more.
-pub(super) async fn settles(driver: &Driver) {
-    eventually("all transactions to be resolved and all messages to be settled", async || {
-        let open = driver.transactions.clone().list_transactions(ListTransactionsRequest::default()).await;
-        let open = open.expect("the killing is over").into_inner().transactions;
-        let mut settled = open.is_empty();
-        for (topic, _) in TOPICS {
-            let topic = describe(driver, topic).await;
-            let backlog: u64 = topic.groups.iter().map(|group| group.undelivered).sum();
-            settled &= topic.delayed == 0 && topic.open_transactions == 0 && backlog == 0;
+/// Between two looks at what is still open.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Waits until nothing is open, delayed or undelivered any more; what still is after [`PATIENCE`] is a
+/// finding, and the others may tell why.
+pub(super) async fn settle(driver: &Driver, ledger: &Ledger) {
+    let settled = async {
+        let mut pauses = tokio::time::interval(PAUSE);
+        while unsettled(driver).await.is_some() {
+            pauses.tick().await;
         }
-        settled.then_some(())
-    })
-    .await;
+    };
+    if tokio::time::timeout(PATIENCE, settled).await.is_err()
+        && let Some(what) = unsettled(driver).await
+    {
+        ledger.violation(format!("{} s after the last kill: {what}", PATIENCE.as_secs()));
+    }
+}
+
+async fn unsettled(driver: &Driver) -> Option<String> {
+    let open = driver.transactions.clone().list_transactions(ListTransactionsRequest::default()).await;
+    let open = open.expect("the killing is over").into_inner().transactions;
+    if let Some(oldest) = open.first() {
+        return Some(format!("{} or more transactions are open, such as {oldest:?}", open.len()));
+    }
+    for (topic, _) in TOPICS {
+        let topic = describe(driver, topic).await;
+        let backlog: u64 = topic.groups.iter().map(|group| group.undelivered).sum();
+        if topic.delayed > 0 || topic.open_transactions > 0 || backlog > 0 {
+            return Some(format!("not everything was delivered: {topic:?}"));
+        }
+    }
+    None
 }
 
 /// Everything that is not as it must be.
@@ -57,7 +78,14 @@ async fn contradictions(driver: &Driver, stage: &Stage) -> Vec<String> {
     };
     let mut findings = Vec::new();
     for (key, prepared) in prepared {
-        let transaction = driver.describe(&prepared.transaction_id).await;
+        let request = DescribeTransactionRequest { transaction_id: prepared.transaction_id };
+        let transaction = match driver.transactions.clone().describe_transaction(request).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => {
+                findings.push(format!("{key} was acknowledged and is gone: {}", status.message()));
+                continue;
+            }
+        };
         let expected = match stage.plans.of(&key).outcome {
             Outcome::Commit => TransactionState::Committed,
             Outcome::Rollback => TransactionState::RolledBack,
