@@ -26,9 +26,10 @@ impl File {
         self.path.ends_with(".rs")
     }
 
-    /// Text before its unit tests: what runs in production.
+    /// Text before its unit tests: what runs in production. Nothing of `tests.rs`.
     fn production(&self) -> &str {
-        self.text.split("#[cfg(test)]").next().unwrap_or_default()
+        let end = if self.path.ends_with("/tests.rs") { 0 } else { self.text.len() };
+        self.text[..end].split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
     }
 }
 
