@@ -100,8 +100,9 @@ impl Message {
 
 /// New content for one message of a transaction, for what was born in the local transaction.
 ///
-/// Sent with the commit. A transaction that is committed by the answer to a check instead is released
-/// with the content it was prepared with, so prepare with content that a receiver can work with.
+/// Sent with the commit. If that is lost, a check follows: a checker that can make the content again answers
+/// [`Resolution::CommitWith`](crate::Resolution::CommitWith). One that answers plain `Commit` releases the
+/// content that was prepared, so prepare with content that a receiver can work with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replacement {
     /// Position of the message in the prepared list, from 0.

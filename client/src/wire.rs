@@ -182,18 +182,24 @@ impl TryFrom<v1::CheckQuestion> for Check {
             producer_instance: question.producer_instance,
             prepared_at: time("question.prepared_at", question.prepared_at)?,
             checks_answered: question.checks_answered,
+            request_id: question.request_id,
             messages: question.messages.into_iter().map(Message::try_from).collect::<Result<_, _>>()?,
         })
     }
 }
 
-impl From<Resolution> for v1::Resolution {
-    fn from(resolution: Resolution) -> Self {
-        match resolution {
-            Resolution::Commit => Self::Commit,
-            Resolution::Rollback => Self::Rollback,
-            Resolution::Unknown => Self::Unknown,
-        }
+pub(crate) fn check_answer(transaction_id: String, resolution: Resolution) -> v1::CheckAnswer {
+    let (resolution, replacements) = match resolution {
+        Resolution::Commit => (v1::Resolution::Commit, Vec::new()),
+        Resolution::CommitWith(replacements) => (v1::Resolution::Commit, replacements),
+        Resolution::Rollback => (v1::Resolution::Rollback, Vec::new()),
+        Resolution::Unknown => (v1::Resolution::Unknown, Vec::new()),
+    };
+    v1::CheckAnswer {
+        transaction_id,
+        resolution: resolution.into(),
+        reason: String::new(),
+        replacements: replacements.into_iter().map(v1::Replacement::from).collect(),
     }
 }
 

@@ -11,6 +11,7 @@ mod group;
 mod json;
 mod output;
 mod receive;
+mod repair;
 mod send;
 mod serve;
 mod table;
@@ -41,7 +42,7 @@ enum Command {
     Serve(serve::Serve),
     /// Create, list, describe and delete topics
     Topic(topic::Topic),
-    /// List, describe and reset consumer groups
+    /// List, describe, configure and reset consumer groups
     Group(group::Group),
     /// Send one message without a transaction
     Send(send::Send),
@@ -51,6 +52,8 @@ enum Command {
     Tx(tx::Tx),
     /// Look at dead letters, give them back to their group or forget them
     Dlq(dlq::Dlq),
+    /// Look for damage in a data directory, and go on without what cannot be read
+    Repair(repair::Repair),
 }
 
 /// Reads the command line, does what it says, and tells how that went.
@@ -80,7 +83,8 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
         | Command::Send(_)
         | Command::Receive(_)
         | Command::Tx(_)
-        | Command::Dlq(_) => tokio::runtime::Builder::new_current_thread(),
+        | Command::Dlq(_)
+        | Command::Repair(_) => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = runtime.enable_all().build().map_err(Failure::Runtime)?;
     runtime.block_on(async {
@@ -92,6 +96,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
             Command::Receive(receive) => receive.run(output).await,
             Command::Tx(tx) => tx.run(output).await,
             Command::Dlq(dlq) => dlq.run(output).await,
+            Command::Repair(repair) => repair.run(output),
         }
     })
 }

@@ -71,6 +71,7 @@ pub async fn run(
     let metrics = telemetry::metrics()?;
     let store = open_store(&settings)?;
 
+    let (stop, stopped) = watch::channel(false);
     let clock = Clock::System;
     let arrivals = Arc::new(Arrivals::default());
     let announce = Arc::clone(&arrivals);
@@ -86,10 +87,10 @@ pub async fn run(
             topic_queues: settings.topic_queues,
             policy: policy(&settings),
         },
+        stopped.clone(),
     );
     let service = Arc::new(service);
 
-    let (stop, stopped) = watch::channel(false);
     let until_stopped = || {
         let mut stopped = stopped.clone();
         async move { drop(stopped.wait_for(|stopped| *stopped).await) }
@@ -105,7 +106,7 @@ pub async fn run(
             .into_future(),
     );
     let keeper = Arc::clone(&service);
-    let time = tokio::spawn(async move { keeper.keep_time().await });
+    let mut time = tokio::spawn(async move { keeper.keep_time().await });
     let asking = tokio::spawn(checker.run(until_stopped()));
     let calls = tokio::spawn(
         tonic::transport::Server::builder()
@@ -114,7 +115,11 @@ pub async fn run(
     );
 
     ready(bound);
-    shutdown.await;
+    tokio::select! {
+        () = shutdown => {}
+        // Time ends only with the store: it failed, and only a new start can tell what is on disk.
+        _ = &mut time => {}
+    }
     tracing::info!("stopping: open calls are answered, new ones are refused");
     stop.send_replace(true);
     // Streams and long polls may last for ever; what they would bring is not lost.

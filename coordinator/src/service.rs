@@ -14,6 +14,8 @@ use halfmq_core::{
     TopicName, TopicView, TransactionId, TransactionView, limits,
 };
 
+use tokio::sync::watch;
+
 use crate::checker::Checker;
 use crate::clock::Clock;
 use crate::store::{
@@ -41,6 +43,7 @@ pub struct Service {
     checker: Arc<Checker>,
     arrivals: Arc<Arrivals>,
     settings: ServiceSettings,
+    stopping: watch::Receiver<bool>,
 }
 
 /// A transaction, as shown to people.
@@ -53,7 +56,7 @@ pub struct Described {
 }
 
 impl Service {
-    /// All verbs, over this store.
+    /// All verbs, over this store. Calls that wait for something end when `stopping` becomes true.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -61,8 +64,15 @@ impl Service {
         checker: Arc<Checker>,
         arrivals: Arc<Arrivals>,
         settings: ServiceSettings,
+        stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { store, clock, checker, arrivals, settings }
+        Self { store, clock, checker, arrivals, settings, stopping }
+    }
+
+    /// Resolves when the coordinator stops.
+    pub async fn stopping(&self) {
+        // Whoever could still say so being gone means the same.
+        drop(self.stopping.clone().wait_for(|stopping| *stopping).await);
     }
 
     /// The check policy of transactions that do not bring their own.
@@ -156,6 +166,10 @@ impl Service {
         let arrivals = self.arrivals.of(&receive.topic, &receive.group);
         loop {
             let leased = one(self.store.receive(vec![receive.clone()])).await?;
+            if leased.deliveries.len() >= receive.max {
+                // There may be more, and one wake may have stood for many messages.
+                arrivals.notify_one();
+            }
             if !leased.deliveries.is_empty() || tokio::time::Instant::now() >= deadline {
                 return Ok(leased);
             }
@@ -164,6 +178,7 @@ impl Service {
             tokio::select! {
                 () = arrivals.notified() => {}
                 () = tokio::time::sleep_until(visible.min(deadline)) => {}
+                () = self.stopping() => return Ok(leased),
             }
         }
     }

@@ -70,6 +70,8 @@ pub struct CheckAnswer {
     pub answer: Answer,
     /// Why, for the record.
     pub reason: String,
+    /// With a commit: what the lost commit would have replaced.
+    pub replacements: Vec<Replacement>,
 }
 
 /// Due checks of producer groups that can be asked.

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::SystemTime;
 
 use crate::ids::TransactionId;
-use crate::message::Message;
+use crate::message::{Message, Replacement};
 
 /// The coordinator's question: what became of this local transaction?
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +19,19 @@ pub struct Check {
     pub prepared_at: SystemTime,
     /// UNKNOWN answers so far.
     pub checks_answered: u32,
+    /// As given with prepare, such as by this SDK; empty for none.
+    pub request_id: String,
     /// The half messages, as they were prepared.
     pub messages: Vec<Message>,
 }
 
 /// The answer to a [`Check`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
     /// The local transaction committed: release the messages.
     Commit,
+    /// It committed, and the messages whose content was born in it are these.
+    CommitWith(Vec<Replacement>),
     /// It rolled back, and cannot commit any more: drop the messages.
     Rollback,
     /// It is still running, or cannot be told yet: ask again later.

@@ -22,6 +22,7 @@ use super::checker::{BoxedChecker, Check, Resolution};
 use super::open::OpenTransactions;
 use crate::client::{Backoff, Client};
 use crate::ids::TransactionId;
+use crate::wire;
 
 /// Everything the stream's task needs. It holds no producer, so that dropping those ends it.
 pub(super) struct Checks {
@@ -158,10 +159,6 @@ async fn look_up(checker: &dyn BoxedChecker, check: Check, timeout: Duration) ->
 }
 
 fn answer(id: &TransactionId, resolution: Resolution) -> v1::ChecksRequest {
-    let answer = v1::CheckAnswer {
-        transaction_id: id.to_string(),
-        resolution: v1::Resolution::from(resolution).into(),
-        reason: String::new(),
-    };
+    let answer = wire::check_answer(id.to_string(), resolution);
     v1::ChecksRequest { kind: Some(checks_request::Kind::Answer(answer)) }
 }

@@ -18,6 +18,8 @@ pub(super) enum Failure {
     Log(#[from] telemetry::LogError),
     #[error("the server stopped: {0}")]
     Server(#[from] server::Error),
+    #[error(transparent)]
+    Store(#[from] crate::store::embedded::Error),
     #[error("cannot start the async runtime: {0}")]
     Runtime(io::Error),
     #[error("cannot reach a server at {endpoint}: {cause}")]
@@ -43,6 +45,7 @@ impl Failure {
             Self::Usage(_) | Self::Settings(_) | Self::Log(telemetry::LogError::Filter { .. }) => 2,
             Self::Log(telemetry::LogError::Installed(_))
             | Self::Server(_)
+            | Self::Store(_)
             | Self::Runtime(_)
             | Self::Unreachable { .. }
             | Self::Refused { .. }
@@ -88,6 +91,7 @@ impl Failure {
             | Self::Settings(_)
             | Self::Log(_)
             | Self::Server(_)
+            | Self::Store(_)
             | Self::Runtime(_)
             | Self::Partly(_)
             | Self::Input(_)

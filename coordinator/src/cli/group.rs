@@ -3,10 +3,12 @@
 use super::{endpoint::Endpoint, failure::Failure, json, output::Output, table, table::Table, text};
 use clap::Subcommand;
 use halfmq_proto::v1::{
-    DescribeGroupRequest, Edge, Group as Described, ListGroupsRequest, ResetGroupRequest, Start, start::Kind,
+    ConfigureGroupRequest, DescribeGroupRequest, Edge, Group as Described, ListGroupsRequest,
+    ResetGroupRequest, RetryPolicy, Start, start::Kind,
 };
 use prost_types::Timestamp;
 use serde_json::json;
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Group {
@@ -22,6 +24,19 @@ enum Action {
     List,
     /// Show the retry policy, and for each topic and queue how far the group is
     Describe { group: String },
+    /// Create a group or change its retry policy; what is left out gets its default
+    Configure {
+        group: String,
+        /// Deliveries of one message, 1 to 1000; then it is a dead letter [default: 16]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        attempts_max: Option<u32>,
+        /// Wait after the first failure; doubles with each further one [default: 1s]
+        #[arg(long, value_parser = text::parse_duration)]
+        delay: Option<Duration>,
+        /// The longest wait [default: 1h]
+        #[arg(long, value_parser = text::parse_duration)]
+        delay_max: Option<Duration>,
+    },
     /// Move the group in one topic; its open deliveries there are forgotten
     Reset {
         group: String,
@@ -58,6 +73,16 @@ impl Group {
             }
             Action::Describe { group } => {
                 let group = admin.describe_group(DescribeGroupRequest { group }).await?.into_inner();
+                output.answer(|| description(&group), || json::group(&group))
+            }
+            Action::Configure { group, attempts_max, delay, delay_max } => {
+                let retry = RetryPolicy {
+                    attempts_max: attempts_max.unwrap_or(0),
+                    delay: delay.map(text::to_wire).transpose()?,
+                    delay_max: delay_max.map(text::to_wire).transpose()?,
+                };
+                let request = ConfigureGroupRequest { group, retry: Some(retry) };
+                let group = admin.configure_group(request).await?.into_inner();
                 output.answer(|| description(&group), || json::group(&group))
             }
             Action::Reset { group, topic, to } => {

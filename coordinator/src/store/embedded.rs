@@ -14,6 +14,7 @@ mod engine;
 mod index;
 pub mod journal;
 pub mod record;
+pub mod repair;
 mod verbs;
 
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -8,8 +8,8 @@ use super::transactions::Decide;
 use crate::check::NextCheck;
 use crate::event::{Event, Log};
 use crate::ids::TransactionId;
-use crate::message::Extent;
-use crate::names::{InstanceId, ProducerGroup};
+use crate::message::{Extent, Message};
+use crate::names::{InstanceId, ProducerGroup, RequestId};
 use crate::rejection::Rejection;
 use crate::time::Timestamp;
 use crate::transaction::{DecidedBy, Decision};
@@ -21,6 +21,7 @@ pub struct Question {
     pub transaction: TransactionId,
     pub producer_group: ProducerGroup,
     pub instance: Option<InstanceId>,
+    pub request_id: Option<RequestId>,
     pub prepared_at: Timestamp,
     pub answered: u32,
     pub contents: Vec<Extent>,
@@ -61,6 +62,7 @@ impl Ledger {
                     transaction: id,
                     producer_group: group.clone(),
                     instance: open.instance.clone(),
+                    request_id: open.request_id.clone(),
                     prepared_at: open.prepared_at,
                     answered: open.answered,
                     contents: open.halves.iter().map(|half| half.content).collect(),
@@ -86,7 +88,8 @@ impl Ledger {
         producer.due.insert((until, transaction));
     }
 
-    /// Takes the answer to a check. Returns the receipt if that decided the transaction.
+    /// Takes the answer to a check, with the messages that a commit replaces. Returns the receipt if that
+    /// decided the transaction.
     ///
     /// # Errors
     /// As for [`Ledger::decide`]; an answer may come after somebody else decided.
@@ -96,12 +99,15 @@ impl Ledger {
         transaction: TransactionId,
         answer: Answer,
         reason: String,
+        replacements: Vec<(u16, Message)>,
         log: &mut dyn Log,
     ) -> Result<Option<Receipt>, Rejection> {
         let decide =
             |by, decision, reason| Decide { transaction, decision, by, reason, replacements: Vec::new() };
         let decided = match answer {
-            Answer::Decided(decision) => decide(DecidedBy::Check, decision, reason),
+            Answer::Decided(decision) => {
+                Decide { replacements, ..decide(DecidedBy::Check, decision, reason) }
+            }
             Answer::Unknown => {
                 let Some(open) = self.open.get(&transaction) else { return Ok(None) };
                 let answered = open.answered.saturating_add(1);

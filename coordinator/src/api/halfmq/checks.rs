@@ -16,7 +16,7 @@ use super::status::status;
 use super::{from_wire, to_wire};
 use crate::checker::{Asked, Connection};
 use crate::service::Service;
-use crate::store::{CheckAnswer, Refused};
+use crate::store::{CheckAnswer, Refused, Unavailable};
 
 /// What a producer is asked.
 pub(super) type Questions = Pin<Box<dyn Stream<Item = Result<v1::ChecksResponse, Status>> + Send>>;
@@ -49,8 +49,9 @@ async fn serve(service: &Service, mut said: Streaming<v1::ChecksRequest>, asks: 
         tokio::select! {
             asked = connection.questions.recv() => match asked {
                 Some(asked) => send(asks, Ask::Question(question(asked))).await?,
-                None => return Err(status(&Refused::Unavailable(crate::store::Unavailable::Stopping))),
+                None => return Err(stopping()),
             },
+            () = service.stopping() => return Err(stopping()),
             request = said.next() => match request.transpose()?.map(|request| request.kind) {
                 None => return Ok(()),
                 Some(Some(Said::Answer(said))) => take(service, said).await.map_err(|refused| status(&refused))?,
@@ -78,7 +79,8 @@ async fn take(service: &Service, said: v1::CheckAnswer) -> Result<(), Refused> {
     };
     let transaction = said.transaction_id.parse()?;
     let reason = said.reason.chars().take(halfmq_core::limits::REASON_BYTES_MAX / 4).collect();
-    match service.checker().answer(CheckAnswer { transaction, answer, reason }).await {
+    let replacements = from_wire::replacements(said.replacements)?;
+    match service.checker().answer(CheckAnswer { transaction, answer, reason, replacements }).await {
         // It was decided or forgotten meanwhile: nothing that this stream could do about it.
         Ok(()) | Err(Refused::Rejected(_)) => Ok(()),
         Err(unavailable @ Refused::Unavailable(_)) => Err(unavailable),
@@ -96,10 +98,15 @@ fn question(asked: Asked) -> v1::CheckQuestion {
         transaction_id: question.transaction.to_string(),
         producer_group: question.producer_group.to_string(),
         producer_instance: question.instance.as_ref().map(ToString::to_string).unwrap_or_default(),
+        request_id: question.request_id.as_ref().map(ToString::to_string).unwrap_or_default(),
         prepared_at: Some(to_wire::timestamp(question.prepared_at)),
         checks_answered: question.answered,
         messages: messages.into_iter().map(to_wire::message).collect(),
     }
+}
+
+fn stopping() -> Status {
+    status(&Refused::Unavailable(Unavailable::Stopping))
 }
 
 fn invalid(why: &str) -> Status {

@@ -8,6 +8,8 @@ use halfmq_core::{
 use halfmq_proto::v1;
 use v1::message::Visibility as WireVisibility;
 
+use crate::store::Replacement;
+
 /// `None` for the empty text.
 pub(super) fn optional<T: std::str::FromStr<Err = Rejection>>(text: &str) -> Result<Option<T>, Rejection> {
     if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
@@ -32,6 +34,19 @@ fn message(message: v1::Message) -> Result<Message, Rejection> {
         message_group: optional(&message.message_group)?,
         visibility,
     })
+}
+
+/// What a commit replaces.
+pub(super) fn replacements(replacements: Vec<v1::Replacement>) -> Result<Vec<Replacement>, Rejection> {
+    let replacement = |replacement: v1::Replacement| {
+        let index = u16::try_from(replacement.index).map_err(|_| Rejection::Invalid {
+            what: "index of a replacement",
+            why: format!("{} is larger than any transaction", replacement.index),
+        })?;
+        let headers = replacement.headers.map(|given| headers(given.entries));
+        Ok(Replacement { index, body: replacement.body, headers })
+    };
+    replacements.into_iter().map(replacement).collect()
 }
 
 /// In the order of names, so that the same headers are the same bytes.

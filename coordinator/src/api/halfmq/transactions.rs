@@ -8,7 +8,7 @@ use v1::transactions_server::Transactions;
 use super::checks::Questions;
 use super::status::answer;
 use super::{Door, from_wire, to_wire};
-use crate::store::{ListTransactions, Refused, Replacement};
+use crate::store::{ListTransactions, Refused};
 
 #[tonic::async_trait]
 impl Transactions for Door {
@@ -28,7 +28,7 @@ impl Transactions for Door {
         let request = request.into_inner();
         let commit = async {
             let transaction = request.transaction_id.parse()?;
-            let replacements = request.replacements.into_iter().map(replacement).collect::<Result<_, _>>()?;
+            let replacements = from_wire::replacements(request.replacements)?;
             let decided = self.service.decide(transaction, Decision::Commit, request.reason, replacements);
             Ok(to_wire::receipt(&decided.await?))
         };
@@ -120,13 +120,4 @@ impl Door {
                 .collect(),
         })
     }
-}
-
-fn replacement(replacement: v1::Replacement) -> Result<Replacement, halfmq_core::Rejection> {
-    let index = u16::try_from(replacement.index).map_err(|_| halfmq_core::Rejection::Invalid {
-        what: "index of a replacement",
-        why: format!("{} is larger than any transaction", replacement.index),
-    })?;
-    let headers = replacement.headers.map(|headers| from_wire::headers(headers.entries));
-    Ok(Replacement { index, body: replacement.body, headers })
 }

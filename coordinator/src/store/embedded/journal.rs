@@ -16,6 +16,7 @@
 mod frame;
 mod high_water;
 mod recovery;
+pub mod repair;
 mod segment;
 
 use std::collections::BTreeMap;

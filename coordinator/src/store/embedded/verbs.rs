@@ -33,27 +33,20 @@ impl Store for Embedded {
     }
 
     fn decide(&self, batch: Vec<(Decide, Vec<Replacement>)>) -> Replies<Receipt> {
-        let replaced: Vec<_> = batch
-            .iter()
-            .filter(|(_, replacements)| !replacements.is_empty())
-            .map(|(decide, _)| decide.transaction)
-            .collect();
-        let originals = (!replaced.is_empty()).then(|| self.describe(replaced));
+        let (decides, replacements): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let ids = decides.iter().map(|decide| decide.transaction);
+        let whole = self.whole_messages(ids.zip(replacements).collect());
         let jobs = self.jobs();
         Box::pin(async move {
-            let originals = match originals {
-                Some(originals) => originals.await?,
-                None => Vec::new(),
-            };
-            let decides = with_replacements(batch, originals);
-            let bytes = decides.iter().flatten().flat_map(|decide| &decide.replacements);
-            let bytes = bytes.map(|(_, message)| message.content_bytes()).sum();
-            let turn = on_writer(jobs, Work::Going { bytes }, |turn| {
-                let decide = |decide: Result<Decide, Rejection>| match decide {
-                    Ok(decide) => turn.decide(decide),
+            let whole = whole.await?;
+            let work = Work::Going { bytes: replaced_bytes(&whole) };
+            let turn = on_writer(jobs, work, |turn| {
+                let items = decides.into_iter().zip(whole);
+                let decide = |(decide, replacements): (Decide, Result<_, Rejection>)| match replacements {
+                    Ok(replacements) => turn.decide(Decide { replacements, ..decide }),
                     Err(rejection) => Ok(Err(rejection)),
                 };
-                decides.into_iter().map(decide).collect()
+                items.map(decide).collect()
             });
             turn.await?
         })
@@ -118,12 +111,22 @@ impl Store for Embedded {
         })
     }
 
-    fn record_answers(&self, batch: Vec<CheckAnswer>) -> Replies<Option<Receipt>> {
-        self.turn(Work::SMALL, |turn| {
-            let (now, ledger, log) = turn.parts();
-            let answer =
-                |item: CheckAnswer| ledger.answer(now, item.transaction, item.answer, item.reason, log);
-            batch.into_iter().map(answer).collect()
+    fn record_answers(&self, mut batch: Vec<CheckAnswer>) -> Replies<Option<Receipt>> {
+        let wanted = batch.iter_mut().map(|item| (item.transaction, std::mem::take(&mut item.replacements)));
+        let whole = self.whole_messages(wanted.collect());
+        let jobs = self.jobs();
+        Box::pin(async move {
+            let whole = whole.await?;
+            let work = Work::Going { bytes: replaced_bytes(&whole) };
+            let turn = on_writer(jobs, work, |turn| {
+                let (now, ledger, log) = turn.parts();
+                let answer = |(item, replacements): (CheckAnswer, Result<_, Rejection>)| {
+                    let CheckAnswer { transaction, answer, reason, .. } = item;
+                    ledger.answer(now, transaction, answer, reason, replacements?, log)
+                };
+                batch.into_iter().zip(whole).map(answer).collect()
+            });
+            turn.await
         })
     }
 
@@ -355,24 +358,32 @@ fn read_deliveries(
     }
 }
 
-/// Gives each decision the whole messages that its commit replaces. `originals` are those of the
-/// transactions with replacements, in order.
-fn with_replacements(
-    batch: Vec<(Decide, Vec<Replacement>)>,
-    originals: Vec<Result<(TransactionView, Vec<Message>), Rejection>>,
-) -> Vec<Result<Decide, Rejection>> {
-    let mut originals = originals.into_iter();
-    let decide = |(decide, replacements): (Decide, Vec<Replacement>)| {
-        let original = if replacements.is_empty() { None } else { originals.next() };
-        match original {
-            Some(Ok((view, messages))) if view.receipt.is_none() => {
-                Ok(Decide { replacements: replace(&messages, replacements)?, ..decide })
-            }
-            // One that is not open is answered by the decision that stands.
-            Some(Ok(_) | Err(_)) | None => Ok(decide),
+impl Embedded {
+    /// The whole messages that replacements stand for, a list for each transaction. Empty for one that is
+    /// not open any more: it is answered by the decision that stands.
+    fn whole_messages(&self, wanted: Vec<(TransactionId, Vec<Replacement>)>) -> Replies<Vec<(u16, Message)>> {
+        let replaced: Vec<_> =
+            wanted.iter().filter(|(_, replacements)| !replacements.is_empty()).map(|(id, _)| *id).collect();
+        if replaced.is_empty() {
+            return Box::pin(std::future::ready(Ok(wanted.iter().map(|_| Ok(Vec::new())).collect())));
         }
-    };
-    batch.into_iter().map(decide).collect()
+        let originals = self.describe(replaced);
+        Box::pin(async move {
+            let mut originals = originals.await?.into_iter();
+            let whole = |(_, replacements): (TransactionId, Vec<Replacement>)| {
+                let original = if replacements.is_empty() { None } else { originals.next() };
+                match original {
+                    Some(Ok((view, messages))) if view.receipt.is_none() => replace(&messages, replacements),
+                    Some(Ok(_) | Err(_)) | None => Ok(Vec::new()),
+                }
+            };
+            Ok(wanted.into_iter().map(whole).collect())
+        })
+    }
+}
+
+fn replaced_bytes(whole: &[Result<Vec<(u16, Message)>, Rejection>]) -> usize {
+    whole.iter().flatten().flatten().map(|(_, message)| message.content_bytes()).sum()
 }
 
 /// The messages as the commit wants them.

@@ -16,7 +16,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 use crate::store::embedded::disk::{Disk, DiskFile};
 
-const NAME: &str = "high-water";
+pub(super) const NAME: &str = "high-water";
 const SLOT_BYTES: usize = 32;
 
 pub(super) struct HighWater {
@@ -33,7 +33,16 @@ pub(super) struct Mark {
 }
 
 impl HighWater {
-    pub(super) fn open(disk: &dyn Disk) -> io::Result<(Self, Option<Mark>)> {
+    /// For writing.
+    pub(super) fn open(disk: &dyn Disk) -> io::Result<Self> {
+        Ok(Self { file: disk.open(NAME)?, turn: 0 })
+    }
+
+    /// The last mark; `None` if there is none.
+    pub(super) fn read(disk: &dyn Disk) -> io::Result<Option<Mark>> {
+        if !disk.list()?.iter().any(|name| name == NAME) {
+            return Ok(None);
+        }
         let file = disk.open(NAME)?;
         let length = file.length()?;
         let slot = |at: u64| {
@@ -42,8 +51,7 @@ impl HighWater {
                 .then(|| decode(&slot))
                 .flatten()
         };
-        let mark = slot(0).max(slot(SLOT_BYTES as u64));
-        Ok((Self { file, turn: 0 }, mark))
+        Ok(slot(0).max(slot(SLOT_BYTES as u64)))
     }
 
     /// A mark that could not be written only makes a later recovery less sharp, so that is no error.

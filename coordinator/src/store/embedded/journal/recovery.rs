@@ -67,26 +67,19 @@ pub(super) fn open(
     salt: u64,
     replay: &mut Replay<'_>,
 ) -> Result<(Journal, Recovered), OpenError> {
-    let (high_water, mark) = HighWater::open(&*disk)?;
-    let mut segments = find(&*disk)?;
-    let mut scan = Scan { tail: 0, sequence: 1, replay, recovered: Recovered::default() };
+    let mut scan = Scan::new(replay);
+    let (mut segments, torn) = scan_all(&*disk, &mut scan)?;
     if segments.is_empty() {
-        if let Some(mark) = mark {
-            let what = format!("its segment is missing; frames up to {} were acknowledged", mark.sequence);
-            let file = segment::name(1);
-            return Err(OpenError::Damaged(Damage { file, offset: 0, sequence: mark.sequence, what }));
-        }
         segments.push(Blank::make(&*disk, 1, options.segment_bytes, salt)?.activate(0)?);
     }
-    let bases: Vec<u64> = segments.iter().skip(1).map(Segment::base).collect();
-    for (segment, end) in segments.iter().zip(bases.iter().map(Some).chain([None])) {
-        match end {
-            Some(end) => scan.sealed(segment, *end)?,
-            None => scan.last(segment, mark)?,
-        }
-    }
-    let Scan { tail, sequence, recovered, .. } = scan;
+    let Scan { tail, sequence, mut recovered, .. } = scan;
     let current = segments.pop().map(Arc::new).ok_or_else(|| io::Error::other("no segment"))?;
+    if torn > 0 {
+        // Half a frame: the crash came before its sync, so nobody was told. Zeros again, for the next one.
+        current.clear(current.offset(tail), torn)?;
+        recovered.torn_bytes = torn;
+    }
+    let high_water = HighWater::open(&*disk)?;
     let mut by_base: BTreeMap<u64, Arc<Segment>> =
         segments.into_iter().map(|segment| (segment.base(), Arc::new(segment))).collect();
     by_base.insert(current.base(), Arc::clone(&current));
@@ -95,14 +88,35 @@ pub(super) fn open(
     Ok((Journal { disk, options, segments, current, tail, sequence, spare, high_water }, recovered))
 }
 
-/// The segments in their order. Spares that were never used go: a new one is made when it is needed.
+/// Replays every segment and changes nothing. Returns the segments and the bytes of a torn tail.
+pub(super) fn scan_all(disk: &dyn Disk, scan: &mut Scan<'_, '_>) -> Result<(Vec<Segment>, u64), OpenError> {
+    let mark = HighWater::read(disk)?;
+    let segments = find(disk)?;
+    if segments.is_empty()
+        && let Some(mark) = mark
+    {
+        let what = format!("its segment is missing; frames up to {} were acknowledged", mark.sequence);
+        return Err(damaged(&segment::name(1), 0, mark.sequence, what));
+    }
+    let mut torn = 0;
+    let bases: Vec<u64> = segments.iter().skip(1).map(Segment::base).collect();
+    for (segment, end) in segments.iter().zip(bases.iter().map(Some).chain([None])) {
+        match end {
+            Some(end) => scan.sealed(segment, *end)?,
+            None => torn = scan.last(segment, mark)?,
+        }
+    }
+    Ok((segments, torn))
+}
+
+/// The segments in their order. Spares that were never used do not count; they are made anew when needed.
 fn find(disk: &dyn Disk) -> Result<Vec<Segment>, OpenError> {
     let mut numbers: Vec<u64> = disk.list()?.iter().filter_map(|name| segment::number(name)).collect();
     numbers.sort_unstable();
     let mut segments: Vec<Segment> = Vec::new();
     for number in numbers {
         match Segment::find(disk, number)? {
-            Found::Spare => disk.remove(&segment::name(number))?,
+            Found::Spare => {}
             Found::Headless => {
                 let what = "the head of the segment is broken".to_owned();
                 return Err(damaged(&segment::name(number), 0, 0, what));
@@ -120,16 +134,20 @@ fn find(disk: &dyn Disk) -> Result<Vec<Segment>, OpenError> {
     Ok(segments)
 }
 
-struct Scan<'a, 'b> {
+pub(super) struct Scan<'a, 'b> {
     /// Where the next frame should stand.
     tail: u64,
     /// Which one it should be.
     sequence: u64,
     replay: &'a mut Replay<'b>,
-    recovered: Recovered,
+    pub(super) recovered: Recovered,
 }
 
-impl Scan<'_, '_> {
+impl<'a, 'b> Scan<'a, 'b> {
+    pub(super) fn new(replay: &'a mut Replay<'b>) -> Self {
+        Self { tail: 0, sequence: 1, replay, recovered: Recovered::default() }
+    }
+
     fn sealed(&mut self, segment: &Segment, end: u64) -> Result<(), OpenError> {
         let bytes = segment.read_all()?;
         self.frames(segment, &bytes)?;
@@ -141,7 +159,8 @@ impl Scan<'_, '_> {
         Err(self.damage(segment, what))
     }
 
-    fn last(&mut self, segment: &Segment, mark: Option<Mark>) -> Result<(), OpenError> {
+    /// Returns how many bytes of a torn frame stand behind the end.
+    fn last(&mut self, segment: &Segment, mark: Option<Mark>) -> Result<u64, OpenError> {
         let bytes = segment.read_all()?;
         self.frames(segment, &bytes)?;
         let start = usize::try_from(self.tail - segment.base()).unwrap_or(usize::MAX);
@@ -152,7 +171,7 @@ impl Scan<'_, '_> {
                     segment,
                     format!("nothing is here, but frame {} was acknowledged", mark.sequence),
                 )),
-                Some(_) | None => Ok(()),
+                Some(_) | None => Ok(0),
             };
         };
         let rest = rest.get(..dirty).unwrap_or(rest);
@@ -165,11 +184,7 @@ impl Scan<'_, '_> {
         if let Some(mark) = mark.filter(|mark| mark.sequence >= self.sequence) {
             return Err(self.damage(segment, format!("frames up to {} were acknowledged", mark.sequence)));
         }
-        // Half a frame: the crash came before its sync, so nobody was told. Zeros again, for the next one.
-        segment.write(&vec![0; dirty], self.tail)?;
-        segment.sync()?;
-        self.recovered.torn_bytes = dirty as u64;
-        Ok(())
+        Ok(dirty as u64)
     }
 
     /// Replays frames until there is none.

@@ -45,17 +45,10 @@ pub struct Segment {
 impl Blank {
     pub(super) fn make(disk: &dyn Disk, number: u64, length: u64, salt: u64) -> io::Result<Self> {
         let file = disk.open(&name(number))?;
-        let zeros = vec![0; ZEROS];
-        let mut at = 0;
-        while at < length {
-            let step = (length - at).min(ZEROS as u64);
-            let chunk = zeros.get(..usize::try_from(step).unwrap_or(ZEROS)).unwrap_or(&zeros);
-            if let Err(error) = file.write_at(chunk, at) {
-                // Half a spare only takes the room that decisions need.
-                disk.remove(&name(number))?;
-                return Err(error);
-            }
-            at += step;
+        if let Err(error) = fill_with_zeros(&*file, 0, length) {
+            // Half a spare only takes the room that decisions need.
+            disk.remove(&name(number))?;
+            return Err(error);
         }
         file.sync()?;
         disk.sync_directory()?;
@@ -147,9 +140,27 @@ impl Segment {
         self.file.write_at(bytes, self.offset(address))
     }
 
+    /// Zeros, durable when it returns. `offset` is in the file.
+    pub(super) fn clear(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let end = self.length.min(offset.saturating_add(bytes));
+        fill_with_zeros(&*self.file, offset, end)?;
+        self.file.sync()
+    }
+
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }
+}
+
+fn fill_with_zeros(file: &dyn DiskFile, from: u64, end: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS];
+    let mut at = from;
+    while at < end {
+        let step = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
+        file.write_at(zeros.get(..step).unwrap_or(&zeros), at)?;
+        at += step as u64;
+    }
+    Ok(())
 }
 
 /// The number of a segment's file; `None` for other files.
