@@ -124,7 +124,8 @@ pub async fn run(
     stop.send_replace(true);
     // Streams and long polls may last for ever; what they would bring is not lost.
     let grace = tokio::time::timeout(GRACE, calls).await;
-    asking.abort();
+    // The checker records the answers it has been given before the store closes.
+    drop(tokio::time::timeout(GRACE, asking).await);
     time.abort();
     upkeep.abort();
     web.abort();

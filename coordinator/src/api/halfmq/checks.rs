@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::stream::FuturesUnordered;
 use halfmq_core::{Answer, Decision, Rejection};
 use halfmq_proto::v1;
 use tokio::sync::mpsc;
@@ -23,6 +24,8 @@ pub(super) type Questions = Pin<Box<dyn Stream<Item = Result<v1::ChecksResponse,
 
 /// Questions on their way to one producer; more wait in the checker.
 const QUESTIONS_MAX: usize = 16;
+/// Answers of one producer on their way to the store; recorded together, not one after the other.
+const ANSWERS_MAX: usize = 256;
 
 /// Serves one stream, and returns at once: clients wait for the head of the answer.
 pub(super) fn questions(service: Arc<Service>, said: Streaming<v1::ChecksRequest>) -> Questions {
@@ -45,20 +48,40 @@ async fn serve(service: &Service, mut said: Streaming<v1::ChecksRequest>, asks: 
     };
     let mut connection = connect(service, &registration).map_err(|rejection| status(&rejection.into()))?;
     send(asks, Ask::Registered(v1::Registered {})).await?;
+    let mut taking = FuturesUnordered::new();
     loop {
         tokio::select! {
             asked = connection.questions.recv() => match asked {
                 Some(asked) => send(asks, Ask::Question(question(asked))).await?,
                 None => return Err(stopping()),
             },
+            Some(taken) = taking.next(), if !taking.is_empty() => recorded(taken)?,
+            request = said.next(), if taking.len() < ANSWERS_MAX => {
+                match request.transpose()?.map(|request| request.kind) {
+                    None => return finish(taking).await,
+                    Some(Some(Said::Answer(said))) => taking.push(take(service, said)),
+                    Some(Some(Said::Registration(_)) | None) => {
+                        return Err(invalid("only answers may follow the registration"));
+                    }
+                }
+            }
             () = service.stopping() => return Err(stopping()),
-            request = said.next() => match request.transpose()?.map(|request| request.kind) {
-                None => return Ok(()),
-                Some(Some(Said::Answer(said))) => take(service, said).await.map_err(|refused| status(&refused))?,
-                Some(Some(Said::Registration(_)) | None) => return Err(invalid("only answers may follow the registration")),
-            },
         }
     }
+}
+
+/// The producer has said all it will say; what it said still counts.
+async fn finish(
+    mut taking: FuturesUnordered<impl Future<Output = Result<(), Refused>>>,
+) -> Result<(), Status> {
+    while let Some(taken) = taking.next().await {
+        recorded(taken)?;
+    }
+    Ok(())
+}
+
+fn recorded(taken: Result<(), Refused>) -> Result<(), Status> {
+    taken.map_err(|refused| status(&refused))
 }
 
 fn connect(service: &Service, registration: &v1::Registration) -> Result<Connection, Rejection> {

@@ -175,10 +175,13 @@ impl Engine {
     /// [`Unavailable::Full`] with nothing changed, or that the engine has failed.
     pub fn admit(&mut self, work: Work) -> Result<(), Unavailable> {
         self.usable()?;
+        if matches!(work, Work::Look) {
+            return Ok(());
+        }
         let needed = self.pending_bytes() + work.bytes();
         let reserve = match work {
             Work::New { .. } if !self.journal.has_spare() => self.reserve,
-            Work::New { .. } | Work::Going { .. } => 0,
+            Work::New { .. } | Work::Going { .. } | Work::Look => 0,
         };
         if self.journal.room() >= needed + reserve {
             return Ok(());
@@ -303,7 +306,9 @@ pub enum Work {
         /// Of contents.
         bytes: usize,
     },
-    /// Goes on with what is there: decisions, acks, reads.
+    /// Writes nothing, and so needs no room.
+    Look,
+    /// Goes on with what is there: decisions, acks, receives.
     Going {
         /// Of replaced contents and long lists.
         bytes: usize,
@@ -311,14 +316,16 @@ pub enum Work {
 }
 
 impl Work {
-    /// Decisions, acks, reads.
+    /// Decisions, acks, receives.
     pub const SMALL: Self = Self::Going { bytes: 0 };
 
     /// An upper bound of what is written.
     fn bytes(self) -> u64 {
         const OVERHEAD: usize = 64 * 1024;
-        let (Self::New { bytes } | Self::Going { bytes }) = self;
-        (bytes + OVERHEAD) as u64
+        match self {
+            Self::Look => 0,
+            Self::New { bytes } | Self::Going { bytes } => (bytes + OVERHEAD) as u64,
+        }
     }
 }
 

@@ -139,12 +139,16 @@ impl Journal {
     /// When no segment can be made, such as on a full disk. Nothing is lost; try again later.
     pub fn ensure_room(&mut self, bytes: u64, salt: impl FnOnce() -> u64) -> io::Result<()> {
         self.await_spare()?;
-        if self.has_spare() && self.room() >= bytes {
-            return Ok(());
-        }
         let length = self.options.segment_bytes.max(bytes + HEAD_BYTES as u64 + segment::HEAD_BYTES);
-        self.spare = Spare::Ready(Blank::make(&*self.disk, self.current.number() + 1, length, salt())?);
-        Ok(())
+        match &mut self.spare {
+            // Never made anew: while that fails halfway, the room that decisions live on must stay.
+            Spare::Ready(blank) => blank.grow(length),
+            Spare::Missing | Spare::Coming(_) => {
+                self.spare =
+                    Spare::Ready(Blank::make(&*self.disk, self.current.number() + 1, length, salt())?);
+                Ok(())
+            }
+        }
     }
 
     /// Sees to it that the next segment is there before the current one is full. Call it between groups.
@@ -192,7 +196,7 @@ impl Journal {
     pub fn append(&mut self, records: &[u8], salt: impl FnOnce() -> u64) -> Result<(), AppendError> {
         let needed = (HEAD_BYTES + records.len()) as u64;
         if self.current.room_at(self.tail) < needed {
-            self.roll(needed, salt)?;
+            self.roll(records.len() as u64, salt)?;
         }
         let frame = Frame { sequence: self.sequence, address: self.tail };
         let bytes = frame.encode(self.current.salt(), records);
@@ -206,15 +210,9 @@ impl Journal {
 
     /// Goes on in the next segment. Its head is durable before its first frame is written.
     fn roll(&mut self, needed: u64, salt: impl FnOnce() -> u64) -> Result<(), AppendError> {
-        self.await_spare().map_err(AppendError::NoRoom)?;
-        let fits = |blank: &Blank| blank.capacity() >= needed;
-        let blank = match std::mem::replace(&mut self.spare, Spare::Missing) {
-            Spare::Ready(blank) if fits(&blank) => blank,
-            Spare::Ready(_) | Spare::Missing | Spare::Coming(_) => {
-                let bytes = self.options.segment_bytes.max(needed + segment::HEAD_BYTES);
-                let number = self.current.number() + 1;
-                Blank::make(&*self.disk, number, bytes, salt()).map_err(AppendError::NoRoom)?
-            }
+        self.ensure_room(needed, salt).map_err(AppendError::NoRoom)?;
+        let Spare::Ready(blank) = std::mem::replace(&mut self.spare, Spare::Missing) else {
+            return Err(AppendError::NoRoom(io::ErrorKind::StorageFull.into()));
         };
         let segment = Arc::new(blank.activate(self.tail).map_err(AppendError::Failed)?);
         self.segments

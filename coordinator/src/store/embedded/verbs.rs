@@ -53,7 +53,7 @@ impl Store for Embedded {
     }
 
     fn describe(&self, ids: Vec<TransactionId>) -> Replies<(TransactionView, Vec<Message>)> {
-        let turn = self.turn(Work::SMALL, move |turn| {
+        let turn = self.turn(Work::Look, move |turn| {
             ids.into_iter().map(|id| Ok((id, turn.describe(id)?))).collect::<Result<Vec<_>, Unavailable>>()
         });
         let segments = self.segments.clone();
@@ -75,7 +75,7 @@ impl Store for Embedded {
     fn list(&self, list: ListTransactions) -> Reply<Vec<TransactionView>> {
         let index = std::sync::Arc::clone(&self.index);
         let hot = list.clone();
-        let turn = self.turn(Work::SMALL, move |turn| {
+        let turn = self.turn(Work::Look, move |turn| {
             turn.ledger.list(hot.state, hot.producer_group.as_ref(), hot.after, hot.max)
         });
         Box::pin(async move {
@@ -138,7 +138,7 @@ impl Store for Embedded {
     }
 
     fn callbacks(&self) -> Reply<Vec<(ProducerGroup, String)>> {
-        self.turn(Work::SMALL, |turn| {
+        self.turn(Work::Look, |turn| {
             turn.ledger.callbacks().map(|(group, url)| (group.clone(), url.to_owned())).collect()
         })
     }
@@ -218,11 +218,11 @@ impl Store for Embedded {
     }
 
     fn describe_topic(&self, topic: TopicName) -> Reply<Result<TopicView, Rejection>> {
-        self.turn(Work::SMALL, move |turn| turn.ledger.describe_topic(&topic))
+        self.turn(Work::Look, move |turn| turn.ledger.describe_topic(&topic))
     }
 
     fn topics(&self) -> Reply<Vec<TopicView>> {
-        self.turn(Work::SMALL, |turn| turn.ledger.topics())
+        self.turn(Work::Look, |turn| turn.ledger.topics())
     }
 
     fn configure_group(
@@ -238,11 +238,11 @@ impl Store for Embedded {
     }
 
     fn describe_group(&self, group: ConsumerGroup) -> Reply<Result<GroupView, Rejection>> {
-        self.turn(Work::SMALL, move |turn| turn.ledger.describe_group(&group))
+        self.turn(Work::Look, move |turn| turn.ledger.describe_group(&group))
     }
 
     fn groups(&self) -> Reply<Vec<GroupView>> {
-        self.turn(Work::SMALL, |turn| turn.ledger.groups())
+        self.turn(Work::Look, |turn| turn.ledger.groups())
     }
 
     fn reset_group(
@@ -264,7 +264,7 @@ impl Store for Embedded {
         from: u64,
         max: usize,
     ) -> Reply<Result<Vec<DeadLetter>, Rejection>> {
-        self.turn(Work::SMALL, move |turn| turn.ledger.dead_letters(&group, from, max))
+        self.turn(Work::Look, move |turn| turn.ledger.dead_letters(&group, from, max))
     }
 
     fn dead_letter(
@@ -272,7 +272,7 @@ impl Store for Embedded {
         group: ConsumerGroup,
         number: u64,
     ) -> Reply<Result<(DeadLetter, Message), Rejection>> {
-        let turn = self.turn(Work::SMALL, move |turn| turn.ledger.dead_letter_view(&group, number));
+        let turn = self.turn(Work::Look, move |turn| turn.ledger.dead_letter_view(&group, number));
         let segments = self.segments.clone();
         Box::pin(async move {
             match turn.await? {
@@ -308,7 +308,7 @@ impl Store for Embedded {
     }
 
     fn statistics(&self) -> Reply<Statistics> {
-        self.turn(Work::SMALL, |turn| {
+        self.turn(Work::Look, |turn| {
             let groups = turn.ledger.groups();
             Statistics {
                 open_transactions: turn.ledger.open_transactions() as u64,

@@ -55,6 +55,16 @@ impl Blank {
         Ok(Self { file, number, length, salt })
     }
 
+    /// Makes it at least this long. If that fails it is as long as it was.
+    pub(super) fn grow(&mut self, length: u64) -> io::Result<()> {
+        if length > self.length {
+            fill_with_zeros(&*self.file, self.length, length)?;
+            self.file.sync()?;
+            self.length = length;
+        }
+        Ok(())
+    }
+
     /// Bytes of frames it can take.
     pub(super) fn capacity(&self) -> u64 {
         self.length - HEAD_BYTES

@@ -1,0 +1,143 @@
+//! Damage is reported with file and offset, never skipped; a torn tail is cut.
+
+use halfmq_coordinator::store::embedded::OpenError;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::sim_disk::SimDisk;
+use crate::workload::World;
+
+const PLACES: usize = 40;
+const HEAD: usize = 4_096;
+
+/// A store with several segments, stopped between two groups.
+fn grown(seed: u64) -> (SimDisk, World) {
+    let disk = SimDisk::new(seed);
+    let mut world = World::new(disk.clone(), SmallRng::seed_from_u64(seed), seed);
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    for _ in 0..400 {
+        world.step(&mut engine).expect("the disk is fine");
+    }
+    (disk, world)
+}
+
+/// Places in frames: file, offset. Zeros behind the last frame do not count.
+fn places(disk: &SimDisk, chance: &mut SmallRng) -> Vec<(String, usize)> {
+    let segments: Vec<_> = disk.files().into_iter().filter(|(name, _)| name.ends_with(".seg")).collect();
+    let mut places = Vec::new();
+    while places.len() < PLACES {
+        let (name, length) = &segments[chance.random_range(0..segments.len())];
+        let offset = chance.random_range(HEAD..*length);
+        let mut inside = false;
+        disk.tamper(name, |bytes| inside = bytes[offset..].iter().any(|byte| *byte != 0));
+        if inside {
+            places.push((name.clone(), offset));
+        }
+    }
+    places
+}
+
+fn refused(world: &World, what: &str) {
+    match world.open() {
+        Err(OpenError::Damaged(damage)) => {
+            assert!(damage.file.ends_with(".seg"), "{what}: {damage}");
+        }
+        Err(other) => panic!("{what}: {other}"),
+        Ok(_) => panic!("{what}: it was not noticed"),
+    }
+}
+
+#[test]
+fn damaged_frame_refuses_to_start() {
+    let mut chance = SmallRng::seed_from_u64(1);
+    for (kind, damage) in [
+        ("a flipped bit", (|bytes: &mut Vec<u8>, at: usize| bytes[at] ^= 4) as fn(&mut Vec<u8>, usize)),
+        ("a zeroed page", |bytes, at| {
+            let start = (at / 4_096 * 4_096).max(HEAD);
+            let end = (start + 4_096).min(bytes.len());
+            bytes[start..end].fill(0);
+        }),
+        ("a cut file", |bytes, at| bytes.truncate(at)),
+    ] {
+        let (disk, world) = grown(7);
+        for (file, offset) in places(&disk, &mut chance) {
+            let copy = disk.copy(1);
+            copy.tamper(&file, |bytes| damage(bytes, offset));
+            let world = World::new(copy, SmallRng::seed_from_u64(1), 1);
+            refused(&world, &format!("{kind} in {file} at {offset}"));
+        }
+        world.open().expect("the original is whole");
+    }
+}
+
+#[test]
+fn missing_segment_refuses_to_start() {
+    let (disk, _) = grown(8);
+    let segments: Vec<_> = disk.files().into_iter().filter(|(name, _)| name.ends_with(".seg")).collect();
+    assert!(segments.len() > 3, "the story needs several segments");
+    for (name, _) in &segments {
+        let copy = disk.copy(1);
+        let broken = World::new(copy.clone(), SmallRng::seed_from_u64(1), 1);
+        halfmq_coordinator::store::embedded::disk::Disk::remove(&copy, name).expect("the file is there");
+        let spare = disk_is_spare(&disk, name);
+        if !spare {
+            refused(&broken, &format!("without {name}"));
+        }
+    }
+}
+
+#[test]
+fn one_broken_head_is_fine_two_are_not() {
+    let (disk, _) = grown(9);
+    let copy = disk.copy(1);
+    let world = World::new(copy.clone(), SmallRng::seed_from_u64(1), 1);
+    copy.tamper("0000000001.seg", |bytes| bytes[9] ^= 1);
+    world.open().expect("the second copy of the head serves");
+    let copy = disk.copy(1);
+    let world = World::new(copy.clone(), SmallRng::seed_from_u64(1), 1);
+    copy.tamper("0000000001.seg", |bytes| {
+        bytes[9] ^= 1;
+        bytes[2_048 + 9] ^= 1;
+    });
+    refused(&world, "both heads broken");
+}
+
+#[test]
+fn torn_tail_is_cut_and_said() {
+    let (disk, world) = grown(10);
+    let (last, _) = last_used(&disk);
+    disk.tamper(&last, |bytes| {
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(HEAD, |at| at + 1);
+        let torn = b"HMQf half a frame that nobody was told of";
+        bytes[end + 3..end + 3 + torn.len()].copy_from_slice(torn);
+    });
+    let (_, recovered) = world.open().expect("a torn tail is no damage");
+    assert!(recovered.torn_bytes > 0, "{recovered:?}");
+    let (_, recovered) = world.open().expect("it was cut");
+    assert_eq!(recovered.torn_bytes, 0);
+}
+
+#[test]
+fn failed_sync_stops_the_store_and_a_new_start_finds_all() {
+    let (disk, mut world) = grown(11);
+    let (mut engine, _) = world.open().expect("the disk is fine");
+    disk.fail_next_sync();
+    assert!(world.prepare(&mut engine).is_err(), "nobody may be told that it is durable");
+    for _ in 0..20 {
+        assert!(world.prepare(&mut engine).is_err(), "the store is not trusted any more");
+    }
+    let (mut engine, _) = world.open().expect("the disk is fine again");
+    world.settle(&mut engine).expect("nothing acknowledged is lost");
+}
+
+fn last_used(disk: &SimDisk) -> (String, usize) {
+    let mut files = disk.files().into_iter();
+    files.rfind(|(name, _)| name.ends_with(".seg") && !disk_is_spare(disk, name)).expect("there is one")
+}
+
+fn disk_is_spare(disk: &SimDisk, name: &str) -> bool {
+    let mut spare = false;
+    disk.tamper(name, |bytes| spare = bytes.iter().all(|byte| *byte == 0));
+    spare
+}
