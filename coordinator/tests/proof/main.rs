@@ -5,6 +5,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a test may panic, and says where")]
 
+mod conformance;
 mod damage;
 mod full_disk;
 mod power_cut;
