@@ -3,26 +3,28 @@
 //! Deliberately absent: rules (core), durability (store), the wire (api).
 
 mod arrivals;
+mod consume;
+mod produce;
 mod timekeeper;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use halfmq_core::{
-    Accepted, CheckPolicy, ConsumerGroup, DeadLetter, Decide, DecidedBy, Decision, GroupView, Message,
-    Prepare, ProducerGroup, Receipt, Receive, Rejection, Retry, RetryPolicy, Send, Start, Timestamp,
-    TopicName, TopicView, TransactionId, TransactionView, limits,
+    CheckPolicy, ConsumerGroup, DeadLetter, GroupView, Message, Rejection, RetryPolicy, Start, TopicName,
+    TopicView, TransactionId, TransactionView,
 };
 
 use tokio::sync::watch;
 
 use crate::checker::Checker;
 use crate::clock::Clock;
-use crate::store::{Acked, Leased, Replies, Store};
-use crate::telemetry;
+use crate::store::{Replies, Store};
 
-pub use crate::store::{Ack, CheckAnswer, Lease, ListTransactions, Refused, Replacement, Unavailable};
 pub use arrivals::Arrivals;
+// What the verbs take and give, so that callers need not know the port.
+pub use crate::store::{
+    Ack, Acked, CheckAnswer, Lease, Leased, ListTransactions, Refused, Replacement, Unavailable,
+};
 
 /// What the verbs need to know.
 #[derive(Clone, Debug)]
@@ -74,6 +76,10 @@ impl Service {
         drop(self.stopping.clone().wait_for(|stopping| *stopping).await);
     }
 
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
     /// The check policy of transactions that do not bring their own.
     #[must_use]
     pub fn policy(&self) -> &CheckPolicy {
@@ -84,55 +90,6 @@ impl Service {
     #[must_use]
     pub fn checker(&self) -> &Arc<Checker> {
         &self.checker
-    }
-
-    /// Keeps half messages. The flag says whether anybody could be asked about them.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn prepare(&self, prepare: Prepare) -> Result<(Accepted, bool), Refused> {
-        prepare.policy.check()?;
-        if let Some(url) = &prepare.callback {
-            let refused = |why| Rejection::CallbackNotAllowed { url: url.clone(), why };
-            self.checker.admits(url).map_err(refused)?;
-        }
-        self.create_missing(prepare.send.messages()).await?;
-        let (group, callback) = (prepare.producer_group.clone(), prepare.callback.clone());
-        let accepted = one(self.store.prepare(vec![prepare])).await?;
-        if let Some(url) = &callback {
-            self.checker.callback_registered(&group, url);
-        }
-        self.checker.nudge(accepted.first_check_at);
-        Ok((accepted, self.checker.reachable(&group)))
-    }
-
-    /// Releases messages without a transaction.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn send(&self, group: ProducerGroup, send: Send) -> Result<Receipt, Refused> {
-        self.create_missing(send.messages()).await?;
-        let receipt = one(self.store.send(vec![(group, send)])).await?;
-        self.arrivals.announce(&receipt);
-        Ok(receipt)
-    }
-
-    /// Ends a transaction by a call.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn decide(
-        &self,
-        transaction: TransactionId,
-        decision: Decision,
-        reason: String,
-        replacements: Vec<Replacement>,
-    ) -> Result<Receipt, Refused> {
-        let decide = Decide { transaction, decision, by: DecidedBy::Call, reason, replacements: Vec::new() };
-        decide.check()?;
-        let receipt = one(self.store.decide(vec![(decide, replacements)])).await?;
-        self.arrivals.announce(&receipt);
-        Ok(receipt)
     }
 
     /// Looks at a transaction.
@@ -151,79 +108,6 @@ impl Service {
     pub async fn list(&self, list: ListTransactions) -> Result<Vec<Described>, Refused> {
         let views = self.store.list(list).await?;
         Ok(views.into_iter().map(|view| self.described(view)).collect())
-    }
-
-    /// Leases messages; waits up to `wait` for the first one.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn receive(&self, receive: Receive, wait: Duration) -> Result<Leased, Refused> {
-        let deadline = tokio::time::Instant::now() + wait.min(limits::WAIT_MAX);
-        if self.settings.create_topics && !receive.topic.is_dead_letter() {
-            self.create_topic_if_missing(&receive.topic).await?;
-        }
-        let arrivals = self.arrivals.of(&receive.topic, &receive.group);
-        loop {
-            let leased = one(self.store.receive(vec![receive.clone()])).await?;
-            if leased.deliveries.len() >= receive.max {
-                // There may be more, and one wake may have stood for many messages.
-                arrivals.notify_one();
-            }
-            if !leased.deliveries.is_empty() || tokio::time::Instant::now() >= deadline {
-                return Ok(leased);
-            }
-            let visible = leased.next_visible.map_or(limits::WAIT_MAX, |at| at.since(self.clock.now()));
-            let visible = tokio::time::Instant::now() + visible.max(Duration::from_millis(1));
-            tokio::select! {
-                () = arrivals.notified() => {}
-                () = tokio::time::sleep_until(visible.min(deadline)) => {}
-                () = self.stopping() => return Ok(leased),
-            }
-        }
-    }
-
-    /// Settles deliveries, one answer for each handle.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn ack(&self, ack: Ack) -> Result<Acked, Refused> {
-        let topic = ack.topic.clone();
-        let acked = one(self.store.ack(vec![ack])).await?;
-        let settled = acked.results.iter().filter(|result| result.is_ok()).count();
-        telemetry::acked(settled as u64);
-        telemetry::receipts_expired((acked.results.len() - settled) as u64);
-        if acked.freed {
-            self.arrivals.wake(&topic);
-        }
-        Ok(acked)
-    }
-
-    /// Keeps a delivery invisible for longer.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn extend(&self, lease: Lease, invisible: Duration) -> Result<Timestamp, Refused> {
-        one(self.store.extend(vec![(lease, invisible)])).await
-    }
-
-    /// Gives a delivery back.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn retry_later(
-        &self,
-        lease: Lease,
-        delay: Option<Duration>,
-        reason: String,
-    ) -> Result<Retry, Refused> {
-        let topic = lease.topic.clone();
-        let retry = one(self.store.retry_later(vec![(lease, delay, reason)])).await?;
-        if let Retry::DeadLetter(place) = &retry {
-            self.arrivals.wake(&place.topic);
-        }
-        // Whoever waits computes anew when it will see something.
-        self.arrivals.wake(&topic);
-        Ok(retry)
     }
 
     /// Creates a topic; 0 queues means the setting.
@@ -377,6 +261,39 @@ impl Service {
 /// The answer to a call with one item.
 async fn one<T>(replies: Replies<T>) -> Result<T, Refused> {
     let mut answers = replies.await?;
-    let answer = answers.pop().ok_or_else(|| Unavailable::Failed("it did not answer".to_owned()))?;
-    Ok(answer?)
+    Ok(answers.pop().ok_or_else(unanswered)??)
+}
+
+/// The answer to a batch of one.
+fn only<T>(mut answers: Vec<Result<T, Refused>>) -> Result<T, Refused> {
+    answers.pop().ok_or_else(unanswered)?
+}
+
+/// Has the admitted items of a batch answered; every item's answer stands in its place.
+async fn answer_admitted<I, T>(
+    items: Vec<Result<I, Refused>>,
+    call: impl FnOnce(Vec<I>) -> Replies<T>,
+) -> Vec<Result<T, Refused>> {
+    let mut admitted = Vec::with_capacity(items.len());
+    let places: Vec<Result<(), Refused>> =
+        items.into_iter().map(|item| item.map(|item| admitted.push(item))).collect();
+    let replies = if admitted.is_empty() { Ok(Vec::new()) } else { call(admitted).await };
+    let mut replies = replies.map(Vec::into_iter);
+    let mut answer = |()| match &mut replies {
+        Ok(replies) => Ok(replies.next().ok_or_else(unanswered)??),
+        Err(unavailable) => Err(unavailable.clone().into()),
+    };
+    places.into_iter().map(|place| place.and_then(&mut answer)).collect()
+}
+
+/// The answers to a batch whose items are all admitted.
+async fn answer_all<T>(replies: Replies<T>, items: usize) -> Vec<Result<T, Refused>> {
+    match replies.await {
+        Ok(replies) => replies.into_iter().map(|reply| reply.map_err(Refused::from)).collect(),
+        Err(unavailable) => (0..items).map(|_| Err(unavailable.clone().into())).collect(),
+    }
+}
+
+fn unanswered() -> Unavailable {
+    Unavailable::Failed("it did not answer".to_owned())
 }

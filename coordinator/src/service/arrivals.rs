@@ -1,6 +1,6 @@
 //! Wakes consumers that wait for messages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use halfmq_core::{ConsumerGroup, Receipt, Timestamp, TopicName};
@@ -19,12 +19,19 @@ pub struct Arrivals {
 impl Arrivals {
     /// Tells that messages were released, or will be later.
     pub fn announce(&self, receipt: &Receipt) {
-        for (_, at) in &receipt.messages {
+        self.announce_all(std::iter::once(receipt));
+    }
+
+    /// Tells of many receipts; a topic is woken once, however many messages it got.
+    pub(super) fn announce_all<'a>(&self, receipts: impl Iterator<Item = &'a Receipt>) {
+        let mut topics = HashSet::new();
+        for (_, at) in receipts.flat_map(|receipt| &receipt.messages) {
             match at {
-                Ok(place) => self.wake(&place.topic),
+                Ok(place) => drop(topics.insert(&place.topic)),
                 Err(at) => self.expect(*at),
             }
         }
+        topics.into_iter().for_each(|topic| self.wake(topic));
     }
 
     /// Wakes one waiting consumer of each group of this topic.

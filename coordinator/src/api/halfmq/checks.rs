@@ -16,8 +16,7 @@ use v1::checks_response::Kind as Ask;
 use super::status::status;
 use super::{from_wire, to_wire};
 use crate::checker::{Asked, Connection};
-use crate::service::Service;
-use crate::service::{CheckAnswer, Refused, Unavailable};
+use crate::service::{CheckAnswer, Refused, Service, Unavailable};
 
 /// What a producer is asked.
 pub(super) type Questions = Pin<Box<dyn Stream<Item = Result<v1::ChecksResponse, Status>> + Send>>;

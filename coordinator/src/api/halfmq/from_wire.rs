@@ -3,19 +3,74 @@
 use std::time::Duration;
 
 use halfmq_core::{
-    CheckPolicy, InDoubtPolicy, Message, Rejection, RetryPolicy, Start, State, Timestamp, Visibility,
+    CheckPolicy, Decide, DecidedBy, Decision, InDoubtPolicy, Message, Prepare, ProducerGroup, ReceiptHandle,
+    Rejection, RetryPolicy, Send, Start, State, Timestamp, Visibility,
 };
 use halfmq_proto::v1;
 use v1::message::Visibility as WireVisibility;
 
 use crate::service::Replacement;
 
+/// Owner of the sequences of senders that do not name themselves.
+const DEFAULT_PRODUCER_GROUP: &str = "default";
+const DEFAULT_INVISIBLE: Duration = Duration::from_secs(30);
+
+pub(super) fn prepare(request: v1::PrepareRequest, default: &CheckPolicy) -> Result<Prepare, Rejection> {
+    let check = request.check.unwrap_or_default();
+    Ok(Prepare {
+        producer_group: request.producer_group.parse()?,
+        instance: optional(&request.producer_instance)?,
+        policy: policy(&check, default)?,
+        callback: (!check.callback_url.is_empty()).then_some(check.callback_url),
+        send: Send::new(optional(&request.request_id)?, messages(request.messages)?)?,
+    })
+}
+
+pub(super) fn send(request: v1::SendRequest) -> Result<(ProducerGroup, Send), Rejection> {
+    let group = match request.producer_group.as_str() {
+        "" => DEFAULT_PRODUCER_GROUP.parse()?,
+        named => named.parse()?,
+    };
+    Ok((group, Send::new(optional(&request.request_id)?, messages(request.messages)?)?))
+}
+
+pub(super) fn commit(request: v1::CommitRequest) -> Result<(Decide, Vec<Replacement>), Rejection> {
+    let decide = decide(&request.transaction_id, Decision::Commit, request.reason)?;
+    Ok((decide, replacements(request.replacements)?))
+}
+
+pub(super) fn rollback(request: v1::RollbackRequest) -> Result<(Decide, Vec<Replacement>), Rejection> {
+    Ok((decide(&request.transaction_id, Decision::Rollback, request.reason)?, Vec::new()))
+}
+
+fn decide(transaction: &str, decision: Decision, reason: String) -> Result<Decide, Rejection> {
+    let transaction = transaction.parse()?;
+    Ok(Decide { transaction, decision, by: DecidedBy::Call, reason, replacements: Vec::new() })
+}
+
+/// Each is answered by itself, a malformed one as well.
+pub(super) fn handles(handles: &[String]) -> Vec<Result<ReceiptHandle, Rejection>> {
+    handles.iter().map(|handle| handle.parse()).collect()
+}
+
+pub(super) fn invisible(invisible: Option<prost_types::Duration>) -> Result<Duration, Rejection> {
+    Ok(span("invisible", invisible)?.unwrap_or(DEFAULT_INVISIBLE))
+}
+
+/// `None` for one that is not given.
+pub(super) fn span(
+    what: &'static str,
+    span: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Rejection> {
+    span.map(|span| duration(what, span)).transpose()
+}
+
 /// `None` for the empty text.
 pub(super) fn optional<T: std::str::FromStr<Err = Rejection>>(text: &str) -> Result<Option<T>, Rejection> {
     if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
-pub(super) fn messages(messages: Vec<v1::Message>) -> Result<Vec<Message>, Rejection> {
+fn messages(messages: Vec<v1::Message>) -> Result<Vec<Message>, Rejection> {
     messages.into_iter().map(message).collect()
 }
 

@@ -1,8 +1,8 @@
 //! What goes out.
 
 use halfmq_core::{
-    Backlog, DeadLetter, DecidedBy, Decision, Delivery, GroupView, Message, MessageGroup, MessageId, Origin,
-    Place, Receipt, State, Tag, Timestamp, TopicView, Visibility,
+    Accepted, Backlog, DeadLetter, DecidedBy, Decision, Delivery, GroupView, Message, MessageGroup,
+    MessageId, Origin, Place, Receipt, Retry, State, Tag, Timestamp, TopicView, Visibility,
 };
 use halfmq_proto::v1;
 
@@ -24,11 +24,11 @@ pub(super) fn message(message: Message) -> v1::Message {
     }
 }
 
-pub(super) fn place(place: &Place) -> v1::Place {
+fn place(place: &Place) -> v1::Place {
     v1::Place { topic: place.topic.to_string(), queue: place.queue, offset: place.offset }
 }
 
-pub(super) fn message_receipts(receipt: &Receipt) -> Vec<v1::MessageReceipt> {
+fn message_receipts(receipt: &Receipt) -> Vec<v1::MessageReceipt> {
     let line = |(id, released): &(MessageId, Result<Place, Timestamp>)| v1::MessageReceipt {
         message_id: id.to_string(),
         released: Some(match released {
@@ -50,6 +50,32 @@ pub(super) fn receipt(receipt: &Receipt) -> v1::DecisionReceipt {
         decided_at: Some(timestamp(receipt.verdict.at)),
         messages: message_receipts(receipt),
     }
+}
+
+/// An accepted prepare; the flag says whether anybody could be asked about it.
+pub(super) fn prepared((accepted, reachable): &(Accepted, bool)) -> v1::PrepareResponse {
+    v1::PrepareResponse {
+        transaction_id: accepted.transaction.to_string(),
+        message_ids: accepted.message_ids.iter().map(ToString::to_string).collect(),
+        first_check_at: Some(timestamp(accepted.first_check_at)),
+        warnings: if *reachable { Vec::new() } else { vec![v1::Warning::NoResolver.into()] },
+    }
+}
+
+pub(super) fn sent(receipt: &Receipt) -> v1::SendResponse {
+    v1::SendResponse { messages: message_receipts(receipt) }
+}
+
+pub(super) fn extended(until: Timestamp) -> v1::ExtendResponse {
+    v1::ExtendResponse { invisible_until: Some(timestamp(until)) }
+}
+
+pub(super) fn given_back(retry: &Retry) -> v1::RetryLaterResponse {
+    let outcome = match retry {
+        Retry::Visible(at) => v1::retry_later_response::Outcome::VisibleAt(timestamp(*at)),
+        Retry::DeadLetter(at) => v1::retry_later_response::Outcome::DeadLetter(place(at)),
+    };
+    v1::RetryLaterResponse { outcome: Some(outcome) }
 }
 
 pub(super) fn transaction(described: Described, with_messages: bool) -> v1::Transaction {

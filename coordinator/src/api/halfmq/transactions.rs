@@ -1,6 +1,6 @@
 //! `halfmq.v1.Transactions`.
 
-use halfmq_core::{Decision, Prepare, Send, TransactionId};
+use halfmq_core::TransactionId;
 use halfmq_proto::v1;
 use tonic::{Request, Response, Status, Streaming};
 use v1::transactions_server::Transactions;
@@ -18,18 +18,21 @@ impl Transactions for Door {
         &self,
         request: Request<v1::PrepareRequest>,
     ) -> Result<Response<v1::PrepareResponse>, Status> {
-        answer("prepare", self.prepare_transaction(request.into_inner())).await
+        let prepare = async {
+            let prepare = from_wire::prepare(request.into_inner(), self.service.policy())?;
+            Ok(to_wire::prepared(&self.service.prepare(prepare).await?))
+        };
+        answer("prepare", prepare).await
     }
 
     async fn commit(
         &self,
         request: Request<v1::CommitRequest>,
     ) -> Result<Response<v1::DecisionReceipt>, Status> {
-        let request = request.into_inner();
         let commit = async {
-            let transaction = request.transaction_id.parse()?;
-            let replacements = from_wire::replacements(request.replacements)?;
-            let decided = self.service.decide(transaction, Decision::Commit, request.reason, replacements);
+            let (decide, replacements) = from_wire::commit(request.into_inner())?;
+            let decided =
+                self.service.decide(decide.transaction, decide.decision, decide.reason, replacements);
             Ok(to_wire::receipt(&decided.await?))
         };
         answer("commit", commit).await
@@ -39,10 +42,10 @@ impl Transactions for Door {
         &self,
         request: Request<v1::RollbackRequest>,
     ) -> Result<Response<v1::DecisionReceipt>, Status> {
-        let request = request.into_inner();
         let rollback = async {
-            let transaction = request.transaction_id.parse()?;
-            let decided = self.service.decide(transaction, Decision::Rollback, request.reason, Vec::new());
+            let (decide, replacements) = from_wire::rollback(request.into_inner())?;
+            let decided =
+                self.service.decide(decide.transaction, decide.decision, decide.reason, replacements);
             Ok(to_wire::receipt(&decided.await?))
         };
         answer("rollback", rollback).await
@@ -78,27 +81,6 @@ impl Transactions for Door {
 }
 
 impl Door {
-    async fn prepare_transaction(&self, request: v1::PrepareRequest) -> Result<v1::PrepareResponse, Refused> {
-        let check = request.check.unwrap_or_default();
-        let prepare = Prepare {
-            producer_group: request.producer_group.parse()?,
-            instance: from_wire::optional(&request.producer_instance)?,
-            policy: from_wire::policy(&check, self.service.policy())?,
-            callback: (!check.callback_url.is_empty()).then_some(check.callback_url),
-            send: Send::new(
-                from_wire::optional(&request.request_id)?,
-                from_wire::messages(request.messages)?,
-            )?,
-        };
-        let (accepted, reachable) = self.service.prepare(prepare).await?;
-        Ok(v1::PrepareResponse {
-            transaction_id: accepted.transaction.to_string(),
-            message_ids: accepted.message_ids.iter().map(ToString::to_string).collect(),
-            first_check_at: Some(to_wire::timestamp(accepted.first_check_at)),
-            warnings: if reachable { Vec::new() } else { vec![v1::Warning::NoResolver.into()] },
-        })
-    }
-
     async fn list(
         &self,
         request: v1::ListTransactionsRequest,
