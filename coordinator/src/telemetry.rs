@@ -206,9 +206,11 @@ pub fn receipts_expired(receipts: u64) {
     counter!(names::RECEIPTS_EXPIRED.0).increment(receipts);
 }
 
-/// One call was answered; `result` is `OK` or the name of the reason.
-pub fn answered(call: &'static str, result: &'static str, took: Duration) {
-    histogram!(names::REQUEST.0, "call" => call, "result" => result).record(took);
+/// So many calls were answered together; `result` is `OK` or the name of the reason.
+pub fn answered(call: &'static str, result: &'static str, took: Duration, calls: usize) {
+    if calls > 0 {
+        histogram!(names::REQUEST.0, "call" => call, "result" => result).record_many(took, calls);
+    }
 }
 
 /// One sync of the journal made a group of operations durable.
@@ -406,7 +408,7 @@ mod tests {
     #[test]
     fn what_is_counted_can_be_read() {
         let exposition = metrics().expect("the first recorder in this process");
-        answered("Prepare", "OK", Duration::from_micros(300));
+        answered("Prepare", "OK", Duration::from_micros(300), 1);
         journal_synced(3, 4_096, Duration::from_micros(80));
         backlog("orders", "billing", 7);
         rolled_back(DecidedBy::Policy, 2);

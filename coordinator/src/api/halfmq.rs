@@ -1,11 +1,14 @@
-//! The native gRPC API, `halfmq.v1`: unary calls that a stranger can use from any language, and the stream
-//! of checks.
+//! The native gRPC API, `halfmq.v1`: unary calls that a stranger can use from any language, the
+//! stream of checks, and streams that pipeline and batch, the fast path of the SDK.
 
 mod admin;
 mod checks;
+mod consume;
 mod from_wire;
+mod produce;
 mod queues;
 mod status;
+mod streams;
 mod to_wire;
 mod transactions;
 
@@ -13,6 +16,7 @@ use std::sync::Arc;
 
 use halfmq_proto::v1::admin_server::AdminServer;
 use halfmq_proto::v1::queues_server::QueuesServer;
+use halfmq_proto::v1::streams_server::StreamsServer;
 use halfmq_proto::v1::transactions_server::TransactionsServer;
 use tonic::service::Routes;
 
@@ -33,5 +37,6 @@ pub fn routes(service: Arc<Service>) -> Routes {
     let door = Door { service };
     Routes::new(TransactionsServer::new(door.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(QueuesServer::new(door.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(StreamsServer::new(door.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(AdminServer::new(door))
 }

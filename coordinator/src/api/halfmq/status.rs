@@ -1,8 +1,10 @@
 //! Refusals on the wire: a status code, a sentence for people, a reason for programs.
 
+use std::time::Instant;
+
 use halfmq_core::Rejection;
 use halfmq_proto::REASON_METADATA;
-use halfmq_proto::v1::Reason;
+use halfmq_proto::v1::{self, Reason};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -18,7 +20,7 @@ pub(super) async fn answer<T>(
     let began = Clock::stopwatch();
     let outcome = verb.await;
     let result = outcome.as_ref().err().map_or("OK", |refused| reason(refused).1.as_str_name());
-    telemetry::answered(call, result, began.elapsed());
+    telemetry::answered(call, result, began.elapsed(), 1);
     outcome.map(tonic::Response::new).map_err(|refused| status(&refused))
 }
 
@@ -28,6 +30,25 @@ pub(super) fn status(refused: &Refused) -> Status {
     let mut status = Status::new(code, refused.to_string());
     status.metadata_mut().insert(REASON_METADATA, MetadataValue::from_static(reason.as_str_name()));
     status
+}
+
+/// Measures the operations of a stream message that were answered together.
+pub(super) fn answered_together<T>(call: &'static str, began: Instant, answers: &[Result<T, Refused>]) {
+    let took = began.elapsed();
+    let refused = answers.iter().filter_map(|answer| answer.as_ref().err());
+    let mut answered = answers.len();
+    for refused in refused {
+        answered -= 1;
+        telemetry::answered(call, reason(refused).1.as_str_name(), took, 1);
+    }
+    telemetry::answered(call, "OK", took, answered);
+}
+
+/// The refusal as the answer to one operation of a stream.
+pub(super) fn refusal(refused: &Refused) -> v1::Refusal {
+    let (code, reason) = reason(refused);
+    let code = u32::try_from(i32::from(code)).unwrap_or_default();
+    v1::Refusal { code, reason: reason.into(), message: refused.to_string() }
 }
 
 /// Code and reason of a refusal.
