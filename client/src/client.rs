@@ -1,20 +1,24 @@
 //! The connection to a coordinator that producers, consumers and the admin share.
 
 mod backoff;
+mod operations;
 mod options;
+mod produce;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use halfmq_proto::v1::{
-    admin_client::AdminClient, queues_client::QueuesClient, transactions_client::TransactionsClient,
+    admin_client::AdminClient, queues_client::QueuesClient, streams_client::StreamsClient,
+    transactions_client::TransactionsClient,
 };
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 pub(crate) use backoff::Backoff;
-pub use options::{BackoffOptions, ClientOptions};
+pub use options::{BackoffOptions, ClientOptions, Transport};
+use produce::Produce;
 
 use crate::error::{Error, Unavailable};
 
@@ -25,7 +29,7 @@ macro_rules! call {
         client
             .retry(|| {
                 let (mut stub, request) = (client.$stub(), request.clone());
-                async move { stub.$method(request).await }
+                async move { $crate::client::unary(stub.$method(request)).await }
             })
             .await
     }};
@@ -50,6 +54,7 @@ const QUEUED_CALLS_MAX: usize = 1_024;
 pub struct Client {
     channel: Channel,
     options: Arc<ClientOptions>,
+    produce: Arc<Produce>,
 }
 
 impl Client {
@@ -75,7 +80,7 @@ impl Client {
 
     /// A client over a channel of the caller's own making: TLS, a Unix socket, a pipe in a test.
     pub fn over(channel: Channel, options: ClientOptions) -> Self {
-        Self { channel, options: Arc::new(options) }
+        Self { channel, options: Arc::new(options), produce: Arc::default() }
     }
 
     /// Topics and groups.
@@ -100,11 +105,15 @@ impl Client {
         AdminClient::new(self.channel.clone()).max_decoding_message_size(self.options.decoded_bytes_max)
     }
 
+    pub(crate) fn streams(&self) -> StreamsClient<Channel> {
+        StreamsClient::new(self.channel.clone()).max_decoding_message_size(self.options.decoded_bytes_max)
+    }
+
     /// Repeats a call that got no answer, with growing pauses, until the call's time is over.
     pub(crate) async fn retry<T, F, Fut>(&self, mut call: F) -> Result<T, Error>
     where
         F: FnMut() -> Fut,
-        Fut: Future<Output = Result<Response<T>, Status>>,
+        Fut: Future<Output = Result<T, Error>>,
     {
         let deadline = Instant::now() + self.options.call_timeout;
         let mut backoff = Backoff::new(self.options.backoff);
@@ -129,11 +138,12 @@ impl Client {
 /// One try, without repetition.
 pub(crate) async fn attempt<T>(
     time_max: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
+    call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    match tokio::time::timeout(time_max, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(Error::from_status(&status)),
-        Err(_elapsed) => Err(Error::timed_out(time_max)),
-    }
+    tokio::time::timeout(time_max, call).await.unwrap_or_else(|_elapsed| Err(Error::timed_out(time_max)))
+}
+
+/// The answer to a unary call.
+pub(crate) async fn unary<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+    call.await.map(Response::into_inner).map_err(|status| Error::from_status(&status))
 }

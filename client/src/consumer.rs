@@ -11,6 +11,7 @@ mod acks;
 mod handler;
 mod options;
 mod pull;
+mod push;
 mod topic;
 mod work;
 

@@ -128,6 +128,17 @@ impl Error {
         }
     }
 
+    pub(crate) fn from_refusal(refusal: v1::Refusal) -> Self {
+        match v1::Reason::try_from(refusal.reason) {
+            Ok(v1::Reason::Unspecified) => {
+                let code = Code::from(i32::try_from(refusal.code).unwrap_or(Code::Unknown as i32));
+                Self::from_code(&Status::new(code, ""), refusal.message)
+            }
+            Ok(reason) => Self::from_reason(reason.as_str_name(), refusal.message),
+            Err(_) => Self::Unexpected(format!("reason {}: {}", refusal.reason, refusal.message)),
+        }
+    }
+
     /// From the name of a `halfmq.v1.Reason`.
     pub(crate) fn from_reason(name: &str, message: String) -> Self {
         use v1::Reason as Wire;

@@ -58,7 +58,7 @@ mod receipt;
 mod wire;
 
 pub use admin::{Admin, Backlog, Group, Queue, RetryPolicy, Topic};
-pub use client::{BackoffOptions, Client, ClientOptions};
+pub use client::{BackoffOptions, Client, ClientOptions, Transport};
 pub use consumer::{
     Consumer, ConsumerOptions, Handler, HandlerOutcome, PullConsumer, RetryLater, Start, StopHandle,
 };

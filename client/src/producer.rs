@@ -20,7 +20,7 @@ pub use options::{CheckSettings, InDoubtPolicy, TransactionOptions};
 pub use transaction::{Transaction, Warning};
 pub use transactional::TransactionProducer;
 
-use crate::client::{Client, call};
+use crate::client::Client;
 use crate::error::Error;
 use crate::interceptor::ProducerInterceptor;
 use crate::message::Message;
@@ -79,8 +79,8 @@ impl Producer {
             request_id: Uuid::now_v7().to_string(),
             messages: wire::messages_to_wire(messages),
         };
-        let result =
-            call!(self.client, queues.send, request).and_then(|response| wire::receipts(response.messages));
+        let result = self.client.retry(|| self.client.send(request.clone())).await;
+        let result = result.and_then(|response| wire::receipts(response.messages));
         for interceptor in self.interceptors.iter().rev() {
             interceptor.after_send(result.as_deref());
         }

@@ -27,6 +27,22 @@ pub struct ClientOptions {
     pub keep_alive_timeout: Duration,
     /// Largest answer that is accepted: 64 MiB.
     pub decoded_bytes_max: usize,
+    /// How operations travel: over streams.
+    pub transport: Transport,
+    /// Operations that wait for the stream at most: 1,024. More wait in their callers.
+    pub queue_max: usize,
+    /// Operations on the stream that are not answered yet, at most: 4,096.
+    pub in_flight_max: usize,
+}
+
+/// How prepares, decisions, sends and deliveries travel. Everything else is a unary call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Over streams that pipeline and batch. Unary calls where the coordinator does not know them, and for
+    /// single operations of more than 1 MiB.
+    Streams,
+    /// One unary call each: slower, and understood by every proxy.
+    Unary,
 }
 
 /// Pauses that double from the first to the longest; each is cut by a random part of up to a half.
@@ -48,6 +64,9 @@ impl Default for ClientOptions {
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(10),
             decoded_bytes_max: 64 << 20,
+            transport: Transport::Streams,
+            queue_max: 1_024,
+            in_flight_max: 4_096,
         }
     }
 }

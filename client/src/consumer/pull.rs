@@ -7,7 +7,7 @@ use halfmq_proto::v1;
 
 use super::handler::RetryLater;
 use super::options::ConsumerOptions;
-use crate::client::{Client, attempt, call};
+use crate::client::{Client, attempt, call, unary};
 use crate::delivery::{Delivery, GivenBack};
 use crate::error::Error;
 use crate::ids::ReceiptHandle;
@@ -70,7 +70,7 @@ impl PullConsumer {
         };
         let time_max = self.client.options().attempt_timeout.saturating_add(options.wait);
         let mut queues = self.client.queues();
-        let received = attempt(time_max, queues.receive(request)).await?;
+        let received = attempt(time_max, unary(queues.receive(request))).await?;
         received.deliveries.into_iter().map(Delivery::try_from).collect()
     }
 
@@ -88,15 +88,7 @@ impl PullConsumer {
             receipt_handles: receipts.iter().map(ReceiptHandle::to_string).collect(),
         };
         let answer = call!(self.client, queues.ack, request)?;
-        if answer.results.len() != receipts.len() {
-            let (asked, answered) = (receipts.len(), answer.results.len());
-            return Err(Error::Unexpected(format!("{answered} results for {asked} acks")));
-        }
-        let settled = |result: v1::AckResult| match result.ok {
-            true => Ok(()),
-            false => Err(Error::from_reason(&result.reason, result.message)),
-        };
-        Ok(answer.results.into_iter().map(settled).collect())
+        results(answer, receipts.len())
     }
 
     /// Keeps a delivery invisible from now on for 1 s to 12 h; answers until when.
@@ -139,4 +131,27 @@ impl PullConsumer {
     pub(super) fn topic(&self) -> &str {
         &self.topic
     }
+
+    pub(super) fn subscription(&self) -> v1::Subscription {
+        v1::Subscription {
+            topic: self.topic.to_string(),
+            group: self.group.to_string(),
+            invisible: Some(wire::duration(self.options.invisible)),
+            tag_filter: self.options.tag_filter.clone(),
+            start: Some(self.options.start.to_wire()),
+        }
+    }
+}
+
+/// One result for each receipt that was asked about.
+pub(super) fn results(answer: v1::AckResponse, asked: usize) -> Result<Vec<Result<(), Error>>, Error> {
+    if answer.results.len() != asked {
+        let answered = answer.results.len();
+        return Err(Error::Unexpected(format!("{answered} results for {asked} acks")));
+    }
+    let settled = |result: v1::AckResult| match result.ok {
+        true => Ok(()),
+        false => Err(Error::from_reason(&result.reason, result.message)),
+    };
+    Ok(answer.results.into_iter().map(settled).collect())
 }

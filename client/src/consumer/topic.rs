@@ -7,11 +7,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::acks;
+use super::acks::{self, AckStream};
 use super::handler::Handler;
 use super::pull::PullConsumer;
+use super::push::{Ended, Push};
 use super::work::Work;
-use crate::client::Backoff;
+use crate::client::{Backoff, Transport};
 use crate::delivery::Delivery;
 use crate::error::Error;
 
@@ -27,14 +28,28 @@ pub(super) async fn consume<H: Handler>(
     let stop_timeout = pull.options().stop_timeout;
     let (acks, handled) = mpsc::channel(in_flight_max);
     let mut acking = JoinSet::new();
-    acking.spawn(acks::settle(pull.clone(), handled));
+    let ack_stream = Arc::new(AckStream::default());
+    acking.spawn(acks::settle(pull.clone(), Arc::clone(&ack_stream), handled));
     let cancel = CancellationToken::new();
     let work = Arc::new(Work { pull, handler, acks, cancel: cancel.clone() });
     let mut handling = JoinSet::new();
     let room = Arc::new(Semaphore::new(in_flight_max));
 
-    let result =
-        stop.run_until_cancelled(receive_for_ever(&work, &room, &mut handling)).await.map_or(Ok(()), Err);
+    let pushed = match work.pull.client().options().transport {
+        Transport::Streams => {
+            let (work, room, acks) = (&work, &room, &*ack_stream);
+            Push { work, room, acks, handling: &mut handling, stop: &stop }.run().await
+        }
+        Transport::Unary => Ended::NotSpoken,
+    };
+    let result = match pushed {
+        Ended::Stopped => Ok(()),
+        Ended::Refused(error) => Err(error),
+        Ended::NotSpoken => {
+            let receiving = receive_for_ever(&work, &room, &mut handling);
+            stop.run_until_cancelled(receiving).await.map_or(Ok(()), Err)
+        }
+    };
 
     // The acks end when the last sender is dropped: this one and those of the handlers.
     drop(work);
@@ -62,13 +77,13 @@ async fn receive_for_ever<H: Handler>(
 ) -> Error {
     let mut backoff = Backoff::new(work.pull.client().options().backoff);
     loop {
-        let permits = room_for_batch(room, work.pull.options().batch_max).await;
+        let mut permits = room_for_batch(room, work.pull.options().batch_max).await;
         while handling.try_join_next().is_some() {}
         let messages_max = u32::try_from(permits.num_permits()).unwrap_or(1);
         match work.pull.receive(messages_max).await {
             Ok(deliveries) => {
                 backoff.reset();
-                hand_out(work, deliveries, permits, handling);
+                hand_out(work, deliveries, &mut permits, handling);
             }
             Err(error) if error.is_retryable() => {
                 let pause = backoff.pause();
@@ -82,10 +97,10 @@ async fn receive_for_ever<H: Handler>(
 }
 
 /// One handler for each delivery at once: nothing waits here while its lease runs out.
-fn hand_out<H: Handler>(
+pub(super) fn hand_out<H: Handler>(
     work: &Arc<Work<H>>,
     deliveries: Vec<Delivery>,
-    mut permits: OwnedSemaphorePermit,
+    permits: &mut OwnedSemaphorePermit,
     handling: &mut JoinSet<()>,
 ) {
     for delivery in deliveries {
@@ -100,7 +115,7 @@ fn hand_out<H: Handler>(
 }
 
 /// Waits for one free place, and takes all others that are free up to a batch.
-async fn room_for_batch(room: &Arc<Semaphore>, batch_max: usize) -> OwnedSemaphorePermit {
+pub(super) async fn room_for_batch(room: &Arc<Semaphore>, batch_max: usize) -> OwnedSemaphorePermit {
     let first = Arc::clone(room).acquire_owned().await;
     let mut permits = first.expect("the semaphore is never closed");
     let more = room.available_permits().min(batch_max.clamp(1, RECEIVE_BATCH_MAX) - 1);

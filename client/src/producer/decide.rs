@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use halfmq_proto::v1;
 
-use crate::client::{Client, call};
+use crate::client::Client;
 use crate::error::{DecisionError, Error};
 use crate::ids::TransactionId;
 use crate::interceptor::ProducerInterceptor;
@@ -22,7 +22,7 @@ pub(super) async fn commit(
         replacements: replacements.into_iter().map(v1::Replacement::from).collect(),
         reason: String::new(),
     };
-    let answer = call!(client, transactions.commit, request);
+    let answer = client.retry(|| client.commit(request.clone())).await;
     confirmed(interceptors, id, Decision::Commit, answer)
 }
 
@@ -33,7 +33,7 @@ pub(super) async fn rollback(
     reason: String,
 ) -> Result<DecisionReceipt, DecisionError> {
     let request = v1::RollbackRequest { transaction_id: id.to_string(), reason };
-    let answer = call!(client, transactions.rollback, request);
+    let answer = client.retry(|| client.rollback(request.clone())).await;
     confirmed(interceptors, id, Decision::Rollback, answer)
 }
 

@@ -179,8 +179,7 @@ impl TransactionProducer {
         let mut attempts = 0;
         let prepare = client.retry(|| {
             attempts += 1;
-            let (mut stub, request) = (client.transactions(), request.clone());
-            async move { stub.prepare(request).await }
+            client.prepare(request.clone())
         });
         let answer = prepare.await?;
         let id = TransactionId::from(answer.transaction_id.clone());

@@ -2,6 +2,8 @@
 //!
 //! It talks through in-memory pipes, so paused time moves only when both sides have nothing to do.
 
+mod streams;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,9 +19,10 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnboundedReceive
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Request, Response, Status, Streaming};
 use v1::queues_server::{Queues, QueuesServer};
+use v1::streams_server::StreamsServer;
 use v1::transactions_server::{Transactions, TransactionsServer};
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(crate) type Answer<T> = Result<Response<T>, Status>;
 
 /// Longest virtual time that a test waits for anything.
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
@@ -46,6 +49,12 @@ pub(crate) struct State {
     pub(crate) extensions: usize,
     pub(crate) returned: Vec<v1::RetryLaterRequest>,
     pub(crate) expired: Vec<String>,
+    /// Stream messages of each Produce stream, as numbers of operations.
+    pub(crate) produced: Vec<Vec<usize>>,
+    /// Produce streams that break: after so many messages, answered or not.
+    pub(crate) breaks: VecDeque<Break>,
+    /// Credit of each Consume stream, in order.
+    pub(crate) credits: Vec<Vec<u32>>,
     plans: Vec<Plan>,
 }
 
@@ -57,10 +66,23 @@ struct Plan {
     status: Status,
 }
 
+/// A stream breaks when this message has come; with an effect that the caller does not learn of, or none.
+pub(crate) struct Break {
+    pub(crate) at: usize,
+    pub(crate) effect: Effect,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     Lost,
     None,
+}
+
+/// An old coordinator knows no streams.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    Old,
+    New,
 }
 
 impl Fake {
@@ -70,11 +92,17 @@ impl Fake {
     }
 
     pub(crate) fn start_with(options: ClientOptions) -> (Self, Client) {
+        Self::start_as(options, Age::New)
+    }
+
+    pub(crate) fn start_as(options: ClientOptions, age: Age) -> (Self, Client) {
         let fake = Self::default();
+        let streams = age == Age::New;
         let (pipes, incoming) = mpsc::unbounded_channel::<Result<DuplexStream, std::io::Error>>();
         let serving = Server::builder()
             .add_service(TransactionsServer::new(fake.clone()))
             .add_service(QueuesServer::new(fake.clone()))
+            .add_optional_service(streams.then(|| StreamsServer::new(fake.clone())))
             .serve_with_incoming(UnboundedReceiverStream::new(incoming));
         tokio::spawn(serving);
         let connector = tower::service_fn(move |_uri| {
@@ -102,7 +130,8 @@ impl Fake {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
                 Server::builder()
                     .add_service(TransactionsServer::new(fake.clone()))
-                    .add_service(QueuesServer::new(fake))
+                    .add_service(QueuesServer::new(fake.clone()))
+                    .add_service(StreamsServer::new(fake))
                     .serve_with_incoming(TcpListenerStream::new(listener))
                     .await
             });
@@ -171,12 +200,16 @@ impl Fake {
         self.touch();
     }
 
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.changed.send_modify(|version| *version += 1);
     }
 
     /// One call: its effect on the state, unless a plan says otherwise.
-    fn call<T>(&self, call: &'static str, effect: impl FnOnce(&mut State) -> Result<T, Status>) -> Answer<T> {
+    pub(crate) fn call<T>(
+        &self,
+        call: &'static str,
+        effect: impl FnOnce(&mut State) -> Result<T, Status>,
+    ) -> Answer<T> {
         let mut state = self.state();
         let planned = state.plans.iter_mut().find(|plan| plan.call == call && plan.times > 0);
         let failure = planned.map(|plan| {

@@ -5,4 +5,5 @@ mod consume;
 mod fake;
 mod produce;
 mod restart;
+mod streams;
 mod transact;

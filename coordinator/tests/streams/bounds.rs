@@ -35,7 +35,7 @@ async fn consume_refusal(server: &Server, requests: Vec<v1::ConsumeRequest>) -> 
     for request in requests {
         consume.say(request).await;
     }
-    consume.to_the_end().await.expect_err("it is refused")
+    consume.drain().await.expect_err("it is refused")
 }
 
 #[tokio::test]

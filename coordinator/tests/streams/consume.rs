@@ -125,7 +125,7 @@ async fn client_that_ends_its_side_gets_every_answer() {
     consume.until(|consume| consume.deliveries.len() == 2).await;
     consume.settle([(1, ack(consume.handles()))]).await;
     let mut consume = consume.half_closed();
-    consume.to_the_end().await.expect("in good order");
+    consume.drain().await.expect("in good order");
     assert!(consume.answers.contains_key(&1));
 }
 
@@ -134,6 +134,6 @@ async fn stop_ends_the_stream_and_says_why() {
     let server = Server::start().await;
     let mut consume = server.consume(2).await;
     server.stop();
-    let status = within("the end", consume.to_the_end()).await.expect_err("it must say why");
+    let status = within("the end", consume.drain()).await.expect_err("it must say why");
     assert_eq!((status.code(), reason(&status)), (tonic::Code::Unavailable, Some("REASON_STOPPING")));
 }

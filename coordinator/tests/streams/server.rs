@@ -229,7 +229,7 @@ impl Consume {
     }
 
     /// Until the stream ends in good order, or why it does not.
-    pub(crate) async fn to_the_end(&mut self) -> Result<(), Status> {
+    pub(crate) async fn drain(&mut self) -> Result<(), Status> {
         while self.hear().await?.is_some() {}
         Ok(())
     }
