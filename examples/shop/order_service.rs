@@ -19,10 +19,8 @@ use crate::shop_database::{self, NotPlaced};
 
 pub(crate) const PRODUCER_GROUP: &str = "order-service";
 
-/// How long an order waits while the other instance writes.
-const ORDER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a check does; then it says UNKNOWN and is asked again.
-const CHECK_PATIENCE: Duration = Duration::from_millis(250);
+/// How long an order or a check waits while the other instance writes.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 struct OrderService {
     producer: TransactionProducer,
@@ -33,15 +31,12 @@ struct OrderService {
 /// Serves until the shop is gone.
 pub(crate) async fn run(endpoint: &str, shop: &Path) -> Result<(), Failure> {
     let client = Client::connect_with(endpoint, crate::client_options())?;
-    let checker = TransactionLog { shop: Database::open(shop, CHECK_PATIENCE)? };
+    let shop = Database::open(shop, PATIENCE)?;
+    let checker = TransactionLog { shop: shop.clone() };
     let options = TransactionOptions { check: check_settings(), ..TransactionOptions::default() };
     let producer = TransactionProducer::with_options(&client, PRODUCER_GROUP, checker, options);
     let points = Arc::new(FailPoints::default());
-    let service = OrderService {
-        producer: producer.clone(),
-        shop: Database::open(shop, ORDER_PATIENCE)?,
-        points: Arc::clone(&points),
-    };
+    let service = OrderService { producer: producer.clone(), shop, points: Arc::clone(&points) };
     let (orders, mut arriving) = mpsc::unbounded_channel::<Order>();
     let service = Arc::new(service);
     tokio::spawn(async move {

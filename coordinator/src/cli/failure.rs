@@ -30,6 +30,9 @@ pub(super) enum Failure {
     /// Some items of a batch were refused; the others took effect.
     #[error("{0}")]
     Partly(String),
+    /// A run of the bench came to nothing, or what it measured is not to be trusted.
+    #[error("{0}")]
+    Bench(String),
     #[error("cannot read the body: {0}")]
     Input(io::Error),
     #[error("cannot write the answer: {0}")]
@@ -48,6 +51,7 @@ impl Failure {
             | Self::Refused { .. }
             | Self::Broken { .. }
             | Self::Partly(_)
+            | Self::Bench(_)
             | Self::Input(_)
             | Self::Output(_) => 1,
         }
@@ -90,6 +94,7 @@ impl Failure {
             | Self::Server(_)
             | Self::Runtime(_)
             | Self::Partly(_)
+            | Self::Bench(_)
             | Self::Input(_)
             | Self::Output(_) => None,
         }
