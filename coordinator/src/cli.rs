@@ -3,6 +3,7 @@
 //! Client commands speak gRPC as any stranger would. Exit codes: 0 ok, 1 failed, 2 usage.
 //! `--json` makes each command print JSON on stdout, one object a line, and errors as JSON on stderr.
 
+mod bench;
 mod consent;
 mod dlq;
 mod endpoint;
@@ -52,6 +53,8 @@ enum Command {
     Tx(tx::Tx),
     /// Look at dead letters, give them back to their group or forget them
     Dlq(dlq::Dlq),
+    /// Measure what this machine does with transactions
+    Bench(bench::Bench),
     /// Look for damage in a data directory, and go on without what cannot be read
     Repair(repair::Repair),
 }
@@ -76,7 +79,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, output: Output) -> Result<(), Failure> {
     let mut runtime = match command {
-        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Serve(_) | Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
         // One call after the other: threads would only cost start-up time.
         Command::Topic(_)
         | Command::Group(_)
@@ -96,6 +99,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
             Command::Receive(receive) => receive.run(output).await,
             Command::Tx(tx) => tx.run(output).await,
             Command::Dlq(dlq) => dlq.run(output).await,
+            Command::Bench(bench) => bench.run(output).await,
             Command::Repair(repair) => repair.run(output),
         }
     })

@@ -18,11 +18,10 @@ use tokio::sync::watch;
 
 use crate::checker::Checker;
 use crate::clock::Clock;
-use crate::store::{
-    Ack, Acked, Lease, Leased, ListTransactions, Refused, Replacement, Replies, Store, Unavailable,
-};
+use crate::store::{Acked, Leased, Replies, Store};
 use crate::telemetry;
 
+pub use crate::store::{Ack, CheckAnswer, Lease, ListTransactions, Refused, Replacement, Unavailable};
 pub use arrivals::Arrivals;
 
 /// What the verbs need to know.

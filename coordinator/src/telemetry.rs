@@ -1,6 +1,6 @@
 //! Every metric and the log, in one place.
 //!
-//! Callers say what happened ([`prepared`], [`checked`], ...) and hold no names. Names begin with
+//! Callers say what happened (`prepared`, `checked`, ...) and hold no names. Names begin with
 //! `halfmq_` and end with their unit. Deliberately absent: labels whose values a producer chooses
 //! freely (transaction ids, keys), because each new value costs memory for good; topics and consumer
 //! groups are bounded by the server's limits.

@@ -31,6 +31,11 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
+    /// A server that was found by other means.
+    pub(super) fn at(url: String) -> Self {
+        Self { url }
+    }
+
     pub(super) async fn transactions(&self) -> Result<TransactionsClient<Channel>, Failure> {
         Ok(TransactionsClient::new(self.connect().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
     }

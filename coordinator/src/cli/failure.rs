@@ -18,8 +18,6 @@ pub(super) enum Failure {
     Log(#[from] telemetry::LogError),
     #[error("the server stopped: {0}")]
     Server(#[from] server::Error),
-    #[error(transparent)]
-    Store(#[from] crate::store::embedded::Error),
     #[error("cannot start the async runtime: {0}")]
     Runtime(io::Error),
     #[error("cannot reach a server at {endpoint}: {cause}")]
@@ -32,6 +30,9 @@ pub(super) enum Failure {
     /// Some items of a batch were refused; the others took effect.
     #[error("{0}")]
     Partly(String),
+    /// A run of the bench came to nothing, or what it measured is not to be trusted.
+    #[error("{0}")]
+    Bench(String),
     #[error("cannot read the body: {0}")]
     Input(io::Error),
     #[error("cannot write the answer: {0}")]
@@ -45,12 +46,12 @@ impl Failure {
             Self::Usage(_) | Self::Settings(_) | Self::Log(telemetry::LogError::Filter { .. }) => 2,
             Self::Log(telemetry::LogError::Installed(_))
             | Self::Server(_)
-            | Self::Store(_)
             | Self::Runtime(_)
             | Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::Broken { .. }
             | Self::Partly(_)
+            | Self::Bench(_)
             | Self::Input(_)
             | Self::Output(_) => 1,
         }
@@ -91,9 +92,9 @@ impl Failure {
             | Self::Settings(_)
             | Self::Log(_)
             | Self::Server(_)
-            | Self::Store(_)
             | Self::Runtime(_)
             | Self::Partly(_)
+            | Self::Bench(_)
             | Self::Input(_)
             | Self::Output(_) => None,
         }

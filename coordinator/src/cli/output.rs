@@ -23,6 +23,11 @@ impl Output {
         Self { format: if json { Format::Json } else { Format::Text } }
     }
 
+    /// Whether a person reads along.
+    pub(super) fn is_for_people(self) -> bool {
+        matches!(self.format, Format::Text)
+    }
+
     /// Prints the answer in the form that was asked for, and sees it off: a caller may settle what
     /// was printed only after this.
     pub(super) fn answer(

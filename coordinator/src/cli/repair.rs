@@ -1,7 +1,10 @@
 //! `halfmq repair`: what is damaged in a data directory, and how to go on without it.
 
 use super::{consent, failure::Failure, output::Output, text};
-use crate::store::embedded::repair::{Closed, Inspection};
+use crate::store::embedded::{
+    Error,
+    repair::{Closed, Inspection},
+};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -21,8 +24,8 @@ pub(super) struct Repair {
 
 impl Repair {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
-        let store = Closed::open(&self.data)?;
-        let inspection = store.inspect()?;
+        let store = Closed::open(&self.data).map_err(failed)?;
+        let inspection = store.inspect().map_err(failed)?;
         let Some(damage) = &inspection.damage else {
             let frames = text::count(inspection.frames, "frame");
             return output.answer(
@@ -38,12 +41,16 @@ impl Repair {
             let behind = text::count(inspection.frames_behind, "frame");
             consent::obtain(&format!("Give up {behind} that were acknowledged, and the damaged one?"))?;
         }
-        let copies = store.cut(&inspection)?;
+        let copies = store.cut(&inspection).map_err(failed)?;
         output.answer(
             || format!("Cut. The files as they were: {}", copies.display()),
             || json!({ "cut": true, "copies": copies }),
         )
     }
+}
+
+fn failed(error: Error) -> Failure {
+    Failure::Partly(error.to_string())
 }
 
 fn describe(inspection: &Inspection) -> String {

@@ -46,6 +46,16 @@ fn command_lines_are_understood_or_refused() {
         ("dlq replay billing", false),
         ("dlq purge billing 3 --all", false),
         ("dlq purge billing --all --yes", true),
+        ("bench", true),
+        (
+            "bench --transactions 100 --in-flight 8 --size 10 --producers 2 --consumers 2 --data /x --rate 5",
+            true,
+        ),
+        ("bench --engine-only --json", true),
+        ("bench --endpoint http://127.0.0.1:1 --metrics 127.0.0.1:2", true),
+        ("bench --engine-only --endpoint http://127.0.0.1:1", false),
+        ("bench --data /x --endpoint http://127.0.0.1:1", false),
+        ("bench --transactions 0", false),
         ("", false),
     ];
     for (line, understood) in cases {

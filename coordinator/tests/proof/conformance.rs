@@ -32,6 +32,7 @@ fn embedded(directory: &Path, clock: Clock) -> Arc<dyn Store> {
     let options = EngineOptions {
         journal: JournalOptions { segment_bytes: 64 * 1024, ..JournalOptions::default() },
         retention: std::time::Duration::from_secs(60),
+        decided_kept: 10_000,
         warm_up: std::time::Duration::ZERO,
         clock,
         seed: None,

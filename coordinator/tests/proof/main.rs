@@ -8,6 +8,8 @@
 mod conformance;
 mod damage;
 mod full_disk;
+mod index;
 mod power_cut;
+mod records;
 mod sim_disk;
 mod workload;

@@ -104,6 +104,13 @@ impl SimDisk {
         copy
     }
 
+    /// Only the process dies: what it wrote is still in memory, and still not synced.
+    pub(crate) fn process_restarts(&self) {
+        let mut state = self.state();
+        state.off = false;
+        state.cut_after = None;
+    }
+
     /// The power comes back: what was synced is there, and of the rest whatever happened to be written.
     pub(crate) fn power_on(&self) {
         let state = &mut *self.state();

@@ -79,6 +79,7 @@ impl World {
         let options = EngineOptions {
             journal: JournalOptions { segment_bytes: 32 * 1024, spare_in_background: false },
             retention: Duration::from_secs(30),
+            decided_kept: 10_000,
             warm_up: Duration::from_secs(1),
             clock: self.clock.clone(),
             seed: Some(

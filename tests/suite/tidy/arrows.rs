@@ -11,8 +11,8 @@ const ROOMS: [&str; 3] = ["api", "sink", "store"];
 const SERVER: &str = "coordinator/src/server.rs";
 /// Whoever may use the port, besides the composition root.
 const PORT_USERS: [&str; 2] = ["coordinator/src/service", "coordinator/src/checker"];
-/// Repairs the files of one engine, with no server around.
-const REPAIR: &str = "coordinator/src/cli/repair.rs";
+/// Commands that work on one engine with no server around: they mend its files, or measure it by itself.
+const SERVERLESS: [&str; 2] = ["coordinator/src/cli/repair.rs", "coordinator/src/cli/bench/"];
 
 fn manifest<'a>(tree: &'a [File], path: &str) -> &'a str {
     let file = tree.iter().find(|file| file.path == path);
@@ -117,7 +117,8 @@ fn breaks_an_arrow(path: &str, line: &str) -> bool {
         (Some(_), _) => true,
         (None, "store") => {
             let may_use_the_port = PORT_USERS.iter().any(|user| path.starts_with(user));
-            path != REPAIR && (is_engine(item) || !may_use_the_port)
+            let serverless = SERVERLESS.iter().any(|command| path.starts_with(command));
+            !serverless && (is_engine(item) || !may_use_the_port)
         }
         (None, "sink") => true,
         (None, _) => false,
@@ -138,6 +139,7 @@ fn arrows_are_recognised() {
         ("coordinator/src/checker/routes.rs", "use crate::store::Store;", false),
         ("coordinator/src/cli/send.rs", "use crate::store::Store;", true),
         ("coordinator/src/cli/repair.rs", "use crate::store::embedded::repair;", false),
+        ("coordinator/src/cli/bench/engine.rs", "use crate::store::embedded::Embedded;", false),
         ("coordinator/src/server.rs", "use crate::{store::embedded::Embedded};", false),
         ("coordinator/src/server.rs", "use crate::store::embedded::Embedded;", false),
         ("coordinator/src/api/grpc.rs", "// not through crate::store: the service decides", false),

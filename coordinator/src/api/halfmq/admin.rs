@@ -114,7 +114,7 @@ impl Admin for Door {
                     why: "use the next_page_token of the page before".to_owned(),
                 })?,
             };
-            let max = from_wire::page_size(request.page_size);
+            let max = from_wire::page_size(request.page_size)?;
             let letters = self.service.dead_letters(request.group.parse()?, from, max).await?;
             let next =
                 letters.last().filter(|_| letters.len() == max).map(|last| (last.number + 1).to_string());

@@ -17,7 +17,7 @@ use super::status::status;
 use super::{from_wire, to_wire};
 use crate::checker::{Asked, Connection};
 use crate::service::Service;
-use crate::store::{CheckAnswer, Refused, Unavailable};
+use crate::service::{CheckAnswer, Refused, Unavailable};
 
 /// What a producer is asked.
 pub(super) type Questions = Pin<Box<dyn Stream<Item = Result<v1::ChecksResponse, Status>> + Send>>;

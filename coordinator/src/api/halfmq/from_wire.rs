@@ -8,7 +8,7 @@ use halfmq_core::{
 use halfmq_proto::v1;
 use v1::message::Visibility as WireVisibility;
 
-use crate::store::Replacement;
+use crate::service::Replacement;
 
 /// `None` for the empty text.
 pub(super) fn optional<T: std::str::FromStr<Err = Rejection>>(text: &str) -> Result<Option<T>, Rejection> {
@@ -128,10 +128,14 @@ fn timestamp(what: &'static str, time: prost_types::Timestamp) -> Result<Timesta
         .map_err(|_| Rejection::Invalid { what, why: "it lies before 1970 or too far ahead".to_owned() })
 }
 
-/// Of a page: 0 means 100, and no more than the limit.
-pub(super) fn page_size(asked: u32) -> usize {
-    match asked {
-        0 => 100,
-        asked => (asked as usize).min(halfmq_core::limits::PAGE_MAX),
+/// Of a page: 0 means 100.
+pub(super) fn page_size(asked: u32) -> Result<usize, Rejection> {
+    match asked as usize {
+        0 => Ok(100),
+        asked if asked <= halfmq_core::limits::PAGE_MAX => Ok(asked),
+        asked => {
+            let why = format!("it is {asked}; it must be 1 to {}", halfmq_core::limits::PAGE_MAX);
+            Err(Rejection::Invalid { what: "page_size", why })
+        }
     }
 }

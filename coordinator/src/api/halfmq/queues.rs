@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use halfmq_core::{Receive, Rejection, Retry, Send, TagFilter};
+use halfmq_core::{ReceiptHandle, Receive, Rejection, Retry, Send, TagFilter, limits};
 use halfmq_proto::v1;
 use tonic::{Request, Response, Status};
 use v1::queues_server::Queues;
 
 use super::status::{answer, reason};
 use super::{Door, from_wire, to_wire};
-use crate::store::{Ack, Lease, Refused};
+use crate::service::{Ack, Lease, Refused};
 
 /// Owner of the sequences of senders that do not name themselves.
 const DEFAULT_PRODUCER_GROUP: &str = "default";
@@ -47,6 +47,11 @@ impl Queues for Door {
                 start: from_wire::start(request.start)?,
             };
             let wait = span("wait", request.wait)?.unwrap_or_default();
+            if wait > limits::WAIT_MAX {
+                return Err(
+                    Rejection::Invalid { what: "wait", why: "it must be at most 60 s".to_owned() }.into()
+                );
+            }
             let leased = self.service.receive(receive, wait).await?;
             let deliveries =
                 leased.deliveries.into_iter().map(|(delivery, content)| to_wire::delivery(delivery, content));
@@ -58,11 +63,19 @@ impl Queues for Door {
     async fn ack(&self, request: Request<v1::AckRequest>) -> Result<Response<v1::AckResponse>, Status> {
         let request = request.into_inner();
         let ack = async {
-            let handles =
-                request.receipt_handles.iter().map(|handle| handle.parse()).collect::<Result<_, _>>()?;
-            let ack = Ack { group: request.group.parse()?, topic: request.topic.parse()?, handles };
-            let results = self.service.ack(ack).await?.results.into_iter().map(ack_result).collect();
-            Ok(v1::AckResponse { results })
+            // Each handle is answered by itself, a malformed one as well.
+            let handles: Vec<Result<ReceiptHandle, Rejection>> =
+                request.receipt_handles.iter().map(|handle| handle.parse()).collect();
+            let legal: Vec<_> = handles.iter().flatten().copied().collect();
+            let (group, topic) = (request.group.parse()?, request.topic.parse()?);
+            let acked = match legal.is_empty() && !handles.is_empty() {
+                true => Vec::new(),
+                false => self.service.ack(Ack { group, topic, handles: legal }).await?.results,
+            };
+            let mut acked = acked.into_iter();
+            let result =
+                |handle: Result<_, _>| ack_result(handle.and_then(|_| acked.next().unwrap_or(Ok(()))));
+            Ok(v1::AckResponse { results: handles.into_iter().map(result).collect() })
         };
         answer("ack", ack).await
     }

@@ -7,7 +7,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::clock::Clock;
-use crate::store::{Refused, Unavailable};
+use crate::service::{Refused, Unavailable};
 use crate::telemetry;
 
 /// Measures a call, and turns its refusal into a status.

@@ -8,7 +8,7 @@ use v1::transactions_server::Transactions;
 use super::checks::Questions;
 use super::status::answer;
 use super::{Door, from_wire, to_wire};
-use crate::store::{ListTransactions, Refused};
+use crate::service::{ListTransactions, Refused};
 
 #[tonic::async_trait]
 impl Transactions for Door {
@@ -103,7 +103,7 @@ impl Door {
         &self,
         request: v1::ListTransactionsRequest,
     ) -> Result<v1::ListTransactionsResponse, Refused> {
-        let max = from_wire::page_size(request.page_size);
+        let max = from_wire::page_size(request.page_size)?;
         let list = ListTransactions {
             state: from_wire::state(request.state)?,
             producer_group: from_wire::optional(&request.producer_group)?,

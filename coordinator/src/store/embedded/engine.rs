@@ -27,8 +27,6 @@ use crate::clock::Clock;
 use crate::store::Unavailable;
 use crate::telemetry;
 
-/// Decided transactions that stay in memory although the index has them.
-const DECIDED_KEPT: usize = 10_000;
 /// How long to wait before a segment is tried again that could not be made.
 const SPARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -39,6 +37,8 @@ pub struct EngineOptions {
     pub journal: JournalOptions,
     /// How long messages are kept that every group is done with.
     pub retention: Duration,
+    /// Decided transactions that stay in memory although the index has them.
+    pub decided_kept: usize,
     /// Overdue checks are spread over this time after a restart.
     pub warm_up: Duration,
     /// Where time comes from.
@@ -52,6 +52,7 @@ impl Default for EngineOptions {
         Self {
             journal: JournalOptions::default(),
             retention: Duration::from_secs(3600),
+            decided_kept: 10_000,
             warm_up: Duration::from_secs(10),
             clock: Clock::System,
             seed: None,
@@ -67,6 +68,7 @@ pub struct Engine {
     index: Option<Arc<Index>>,
     /// Decided, and not known to be in the index, oldest first, with the sequence of their frame.
     unindexed: VecDeque<(u64, TransactionId)>,
+    decided_kept: usize,
     clock: Clock,
     latest: Timestamp,
     chance: SmallRng,
@@ -111,7 +113,7 @@ impl Engine {
         options: EngineOptions,
         index: Option<Arc<Index>>,
     ) -> Result<(Self, Recovered), OpenError> {
-        let EngineOptions { journal, retention, warm_up, clock, seed } = options;
+        let EngineOptions { journal, retention, decided_kept, warm_up, clock, seed } = options;
         let mut chance = match seed {
             Some(seed) => SmallRng::seed_from_u64(seed),
             None => SmallRng::from_rng(&mut rand::rng()),
@@ -140,6 +142,7 @@ impl Engine {
             group: Group::default(),
             index,
             unindexed: VecDeque::new(),
+            decided_kept,
             clock,
             latest,
             chance,
@@ -286,7 +289,7 @@ impl Engine {
             }
         }
         let through = index.through();
-        while self.unindexed.len() > DECIDED_KEPT {
+        while self.unindexed.len() > self.decided_kept {
             match self.unindexed.front() {
                 Some((sequence, id)) if *sequence <= through => {
                     self.ledger.forget(*id);

@@ -3,6 +3,11 @@
 //! A sealed segment ends exactly where the next one begins, so anything missing in it is damage. In the
 //! last one the frames end where no frame is. That is the end if nothing valid follows and the high-water
 //! mark does not stand behind it; a half-written frame there was never acknowledged, and is cut.
+//!
+//! A whole frame at the end counts, although its sync may have failed or never run: a process may have died
+//! in between. Answers after the start rest on it, so it is written once more, with the head of its segment,
+//! and synced before anybody asks. (After a failed sync the system may believe that what it holds is on
+//! disk; only a new write makes it write again.)
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -72,13 +77,14 @@ pub(super) fn open(
     if segments.is_empty() {
         segments.push(Blank::make(&*disk, 1, options.segment_bytes, salt)?.activate(0)?);
     }
-    let Scan { tail, sequence, mut recovered, .. } = scan;
+    let Scan { tail, sequence, last, mut recovered, .. } = scan;
     let current = segments.pop().map(Arc::new).ok_or_else(|| io::Error::other("no segment"))?;
     if torn > 0 {
         // Half a frame: the crash came before its sync, so nobody was told. Zeros again, for the next one.
         current.clear(current.offset(tail), torn)?;
         recovered.torn_bytes = torn;
     }
+    current.write_again(last.max(current.base()), tail)?;
     let high_water = HighWater::open(&*disk)?;
     let mut by_base: BTreeMap<u64, Arc<Segment>> =
         segments.into_iter().map(|segment| (segment.base(), Arc::new(segment))).collect();
@@ -139,13 +145,15 @@ pub(super) struct Scan<'a, 'b> {
     tail: u64,
     /// Which one it should be.
     sequence: u64,
+    /// Address of the frame before it.
+    last: u64,
     replay: &'a mut Replay<'b>,
     pub(super) recovered: Recovered,
 }
 
 impl<'a, 'b> Scan<'a, 'b> {
     pub(super) fn new(replay: &'a mut Replay<'b>) -> Self {
-        Self { tail: 0, sequence: 1, replay, recovered: Recovered::default() }
+        Self { tail: 0, sequence: 1, last: 0, replay, recovered: Recovered::default() }
     }
 
     fn sealed(&mut self, segment: &Segment, end: u64) -> Result<(), OpenError> {
@@ -203,6 +211,7 @@ impl<'a, 'b> Scan<'a, 'b> {
             (self.replay)(records, self.tail + HEAD_BYTES as u64, frame.sequence)
                 .map_err(OpenError::Unreadable)?;
             at += HEAD_BYTES + records.len();
+            self.last = self.tail;
             self.tail += (HEAD_BYTES + records.len()) as u64;
             self.sequence += 1;
             self.recovered.frames += 1;

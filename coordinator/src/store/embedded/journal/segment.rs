@@ -73,11 +73,10 @@ impl Blank {
     /// Begins the segment at this address; durable when it returns.
     pub(super) fn activate(self, base: u64) -> io::Result<Segment> {
         let Self { file, number, length, salt } = self;
-        let head = encode(number, base, salt);
-        file.write_at(&head, 0)?;
-        file.write_at(&head, COPY_AT)?;
-        file.sync()?;
-        Ok(Segment { file, number, base, length, salt })
+        let segment = Segment { file, number, base, length, salt };
+        segment.write_head()?;
+        segment.sync()?;
+        Ok(segment)
     }
 }
 
@@ -155,6 +154,21 @@ impl Segment {
         let end = self.length.min(offset.saturating_add(bytes));
         fill_with_zeros(&*self.file, offset, end)?;
         self.file.sync()
+    }
+
+    /// Makes durable what may only be in memory: the head, and the frame between these addresses.
+    pub(super) fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
+        let mut frame = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
+        self.read(&mut frame, from)?;
+        self.write(&frame, from)?;
+        self.write_head()?;
+        self.sync()
+    }
+
+    fn write_head(&self) -> io::Result<()> {
+        let head = encode(self.number, self.base, self.salt);
+        self.file.write_at(&head, 0)?;
+        self.file.write_at(&head, COPY_AT)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

@@ -1,0 +1,148 @@
+//! `halfmq bench`: what this machine does with transactions, each prepared, committed, received and acked.
+//!
+//! ```text
+//!   starts ─► N in flight: prepare ─► commit ─► window ─► receive ─► ack     each id counted, each step timed
+//!     │                                           │
+//!     └ closed loop: when one ends                └ at most WINDOW committed and not yet acked, so that
+//!       open loop: at a fixed rate, timed           no backlog flatters the figure
+//!       from when it should have started
+//! ```
+//!
+//! The load knows drivers, not transports: gRPC to a server of its own or to a given one, or the bare engine.
+
+mod append_log;
+mod driver;
+mod engine;
+mod home;
+mod load;
+mod metrics;
+mod own_server;
+mod process;
+mod report;
+mod tally;
+
+use super::{endpoint::Endpoint, failure::Failure, output::Output};
+use driver::Driver;
+use home::Home;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use load::Load;
+use metrics::Journal;
+use own_server::OwnServer;
+use process::Usage;
+use report::Report;
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Flags of `bench`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Bench {
+    /// How many transactions of one message each
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    transactions: u64,
+    /// How many are between prepare and the answer to commit at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    in_flight: u32,
+    /// Bytes of each body
+    #[arg(long, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(..=4_194_304))]
+    size: u32,
+    /// Connections that prepare and commit
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    producers: u32,
+    /// Connections that receive and ack
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    consumers: u32,
+    /// Messages in one receive, at most
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
+    batch: u32,
+    /// Start so many each second, whether or not the earlier ones have ended
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// The embedded store without network and APIs, beside a bare append log of the same bytes
+    #[arg(long, conflicts_with_all = ["endpoint", "metrics"])]
+    engine_only: bool,
+    /// Where the store is put and left behind [default: a temporary folder]
+    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
+    data: Option<PathBuf>,
+    /// A server that runs already; HALFMQ_ENDPOINT is not heeded, so that no server is loaded by accident
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// Where that server shows its metrics, for the figures of its journal
+    #[arg(long, value_name = "ADDR", requires = "endpoint")]
+    metrics: Option<SocketAddr>,
+}
+
+impl Bench {
+    pub(super) async fn run(self, output: Output) -> Result<(), Failure> {
+        let load = self.load();
+        let progress =
+            if output.is_for_people() { progress(load.transactions) } else { ProgressBar::hidden() };
+        let report = match (&self.endpoint, self.engine_only) {
+            (Some(url), _) => self.given_server(url, &load, &progress).await,
+            (None, true) => engine::measure(Home::new(self.data.clone())?, &load, &progress).await,
+            (None, false) => self.own_server(&load, &progress).await,
+        };
+        progress.finish_and_clear();
+        let report = report?;
+        output.answer(|| report.text(), || report.json())?;
+        report.verdict()
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            transactions: self.transactions,
+            in_flight: self.in_flight,
+            body_bytes: self.size,
+            producers: self.producers,
+            consumers: self.consumers,
+            batch: self.batch,
+            rate: self.rate,
+        }
+    }
+
+    async fn own_server(&self, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
+        let server = OwnServer::start(Home::new(self.data.clone())?)?;
+        let driver = Driver::Unary(Endpoint::at(server.url()));
+        let before = Reading::take(Some(server.pid()), Some(server.http())).await;
+        let outcome = load::run(load, &driver, progress).await?;
+        let after = Reading::take(Some(server.pid()), Some(server.http())).await;
+        let mut report = Report::new("unary calls", load.clone(), outcome, &before, &after);
+        report.ready_after = Some(server.ready_after());
+        report.warnings.extend(server.home().warning());
+        Ok(report)
+    }
+
+    async fn given_server(&self, url: &str, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
+        let driver = Driver::Unary(Endpoint::at(url.to_owned()));
+        let before = Reading::take(None, self.metrics).await;
+        let outcome = load::run(load, &driver, progress).await?;
+        let after = Reading::take(None, self.metrics).await;
+        Ok(Report::new("unary calls", load.clone(), outcome, &before, &after))
+    }
+}
+
+/// What is read before and after a run; what cannot be read is left out of the report.
+#[derive(Debug, Default)]
+struct Reading {
+    client: Option<Usage>,
+    server: Option<Usage>,
+    journal: Option<Journal>,
+}
+
+impl Reading {
+    async fn take(server: Option<u32>, metrics: Option<SocketAddr>) -> Self {
+        let journal = match metrics {
+            Some(address) => metrics::fetch(address).await.ok().as_deref().and_then(Journal::parse),
+            None => None,
+        };
+        Self { client: Usage::own(), server: server.and_then(Usage::of), journal }
+    }
+}
+
+fn progress(transactions: u64) -> ProgressBar {
+    // Redrawing often would take CPU from what is measured. On anything but a terminal nothing is drawn.
+    let bar = ProgressBar::with_draw_target(Some(transactions), ProgressDrawTarget::stderr_with_hz(4));
+    let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests;

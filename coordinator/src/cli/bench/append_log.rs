@@ -1,0 +1,60 @@
+//! The least that any store must do: write the same groups one after the other, and sync each.
+
+use crate::cli::failure::Failure;
+use crate::clock::Clock;
+use crate::store::embedded::disk::{Directory, Disk};
+use crate::store::embedded::journal::{Journal, JournalOptions};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of zeros written at once.
+const ZEROS: usize = 1024 * 1024;
+/// Bytes of a frame besides its records.
+const FRAME_HEAD: usize = 32;
+
+/// Bytes of each group that the journal of this store has written, in their order.
+pub(super) fn groups(store: &Path) -> Result<Vec<usize>, Failure> {
+    let mut groups = Vec::new();
+    let disk = Directory::new(store.join("journal")).map_err(failed)?;
+    let mut note = |records: &[u8], _, _| {
+        groups.push(FRAME_HEAD + records.len());
+        Ok(())
+    };
+    Journal::open(Arc::new(disk), JournalOptions::default(), 0, &mut note).map_err(failed)?;
+    Ok(groups)
+}
+
+/// Writes and syncs groups of this size in a file filled with zeros before; how long that took.
+pub(super) fn write(folder: &Path, groups: &[usize]) -> Result<Duration, Failure> {
+    const NAME: &str = "bare-log";
+    let disk = Directory::new(folder.join("bare")).map_err(failed)?;
+    let took = write_on(&disk, NAME, groups).map_err(failed);
+    disk.remove(NAME).map_err(failed)?;
+    took
+}
+
+fn write_on(disk: &Directory, name: &str, groups: &[usize]) -> io::Result<Duration> {
+    let file = disk.open(name)?;
+    let bytes: usize = groups.iter().sum();
+    let zeros = vec![0; ZEROS];
+    for at in (0..bytes).step_by(ZEROS) {
+        file.write_at(&zeros, at as u64)?;
+    }
+    file.sync()?;
+    disk.sync_directory()?;
+    let content = vec![b'x'; groups.iter().copied().max().unwrap_or(0)];
+    let began = Clock::stopwatch();
+    let mut at = 0;
+    for group in groups {
+        file.write_at(content.get(..*group).unwrap_or(&content), at)?;
+        file.sync()?;
+        at += *group as u64;
+    }
+    Ok(began.elapsed())
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::Bench(format!("the bare append log could not be measured: {error}"))
+}

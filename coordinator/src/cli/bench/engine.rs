@@ -1,0 +1,173 @@
+//! The embedded store by itself, through its port, beside a bare append log of the same bytes.
+
+use super::driver::{CONSUMER_GROUP, Driver, PRODUCER_GROUP, Prepared, Received, Wait};
+use super::home::Home;
+use super::load::{self, Load};
+use super::metrics::Journal;
+use super::process::Usage;
+use super::report::{Bare, Report};
+use super::{Reading, append_log};
+use crate::cli::failure::Failure;
+use crate::store::embedded::{Embedded, EngineOptions};
+use crate::store::{Ack, Replies, Store};
+use crate::telemetry::{self, Exposition};
+use bytes::Bytes;
+use halfmq_core::{
+    CheckPolicy, ConsumerGroup, Decide, DecidedBy, Decision, Message, Prepare, ProducerGroup, Receive,
+    Rejection, Send, Start, TagFilter, TopicName, Visibility,
+};
+use indicatif::ProgressBar;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// As many as a server makes by default.
+const QUEUES: u32 = 4;
+
+/// The store, and what a consumer without a message waits for.
+pub(super) struct InProcess {
+    store: Arc<dyn Store>,
+    arrived: Notify,
+}
+
+/// One end of the load: what each of its calls says.
+#[derive(Clone)]
+pub(super) struct EngineDoor {
+    engine: Arc<InProcess>,
+    topic: TopicName,
+    producers: ProducerGroup,
+    consumers: ConsumerGroup,
+    batch: u32,
+}
+
+/// Runs the load on a store of its own, then the same groups through a bare log.
+pub(super) async fn measure(home: Home, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
+    let metrics = telemetry::metrics().map_err(|error| Failure::Bench(error.to_string()))?;
+    let (store, _) = Embedded::open(home.path(), EngineOptions::default()).map_err(bench)?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let driver = Driver::Engine(Arc::new(InProcess { store: Arc::clone(&store), arrived: Notify::new() }));
+    let before = reading(&metrics);
+    let outcome = load::run(load, &driver, progress).await?;
+    let after = reading(&metrics);
+    store.close().await.map_err(bench)?;
+    drop((driver, store));
+    progress.set_message("the same bytes through a bare append log");
+    let groups = append_log::groups(home.path())?;
+    let took = append_log::write(home.path(), &groups)?;
+    let engine_took = outcome.took;
+    let mut report = Report::new("the engine alone", load.clone(), outcome, &before, &after);
+    report.bare = Some(Bare { groups: groups.len() as u64, took, ratio: ratio(engine_took, took) });
+    report.warnings.extend(home.warning());
+    Ok(report)
+}
+
+/// How many times as long.
+pub(super) fn ratio(of: Duration, to: Duration) -> f64 {
+    of.as_secs_f64() / to.as_secs_f64().max(f64::EPSILON)
+}
+
+/// Client and server are one process here.
+fn reading(metrics: &Exposition) -> Reading {
+    Reading { client: None, server: Usage::own(), journal: Journal::parse(&metrics.render()) }
+}
+
+impl InProcess {
+    pub(super) async fn create_topic(&self, topic: &str) -> Result<(), Failure> {
+        let topic = topic.parse().map_err(bench)?;
+        self.store.create_topic(topic, QUEUES).await.map_err(bench)?.map_err(bench)?;
+        Ok(())
+    }
+}
+
+impl EngineDoor {
+    pub(super) fn new(engine: &Arc<InProcess>, topic: &str, batch: u32) -> Result<Self, Failure> {
+        Ok(Self {
+            engine: Arc::clone(engine),
+            topic: topic.parse().map_err(bench)?,
+            producers: PRODUCER_GROUP.parse().map_err(bench)?,
+            consumers: CONSUMER_GROUP.parse().map_err(bench)?,
+            batch,
+        })
+    }
+
+    pub(super) async fn prepare(&self, body: Bytes) -> Result<Prepared, Failure> {
+        let message = Message {
+            topic: self.topic.clone(),
+            body,
+            tag: None,
+            keys: Vec::new(),
+            headers: Vec::new(),
+            message_group: None,
+            visibility: Visibility::AtOnce,
+        };
+        let prepare = Prepare {
+            producer_group: self.producers.clone(),
+            instance: None,
+            callback: None,
+            policy: CheckPolicy::default(),
+            send: Send::new(None, vec![message]).map_err(bench)?,
+        };
+        let accepted = one(self.engine.store.prepare(vec![prepare])).await?;
+        let message = accepted.message_ids.first().map(ToString::to_string).unwrap_or_default();
+        Ok(Prepared { transaction: accepted.transaction.to_string(), message })
+    }
+
+    pub(super) async fn commit(&self, transaction: &str) -> Result<(), Failure> {
+        let decide = Decide {
+            transaction: transaction.parse().map_err(bench)?,
+            decision: Decision::Commit,
+            by: DecidedBy::Call,
+            reason: String::new(),
+            replacements: Vec::new(),
+        };
+        one(self.engine.store.decide(vec![(decide, Vec::new())])).await?;
+        self.engine.arrived.notify_one();
+        Ok(())
+    }
+
+    pub(super) async fn receive(
+        &self,
+        wait: Wait,
+        longest: Duration,
+        invisible: Duration,
+    ) -> Result<Vec<Received>, Failure> {
+        loop {
+            let receive = Receive {
+                group: self.consumers.clone(),
+                topic: self.topic.clone(),
+                max: self.batch as usize,
+                invisible,
+                filter: TagFilter::default(),
+                start: Start::Beginning,
+            };
+            let leased = one(self.engine.store.receive(vec![receive])).await?;
+            if !leased.deliveries.is_empty() || wait == Wait::No {
+                let received = leased.deliveries.into_iter().map(|(delivery, _)| Received {
+                    message: delivery.id.to_string(),
+                    handle: delivery.handle.to_string(),
+                });
+                return Ok(received.collect());
+            }
+            if tokio::time::timeout(longest, self.engine.arrived.notified()).await.is_err() {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    pub(super) async fn ack(&self, handles: &[String]) -> Result<(), Failure> {
+        let handles = handles.iter().map(|handle| handle.parse()).collect::<Result<_, _>>().map_err(bench)?;
+        let ack = Ack { group: self.consumers.clone(), topic: self.topic.clone(), handles };
+        let acked = one(self.engine.store.ack(vec![ack])).await?;
+        acked.results.into_iter().collect::<Result<(), Rejection>>().map_err(bench)
+    }
+}
+
+/// The answer to a call with one item.
+async fn one<T>(replies: Replies<T>) -> Result<T, Failure> {
+    let answer = replies.await.map_err(bench)?.pop();
+    answer.ok_or_else(|| Failure::Bench("the store did not answer".to_owned()))?.map_err(bench)
+}
+
+fn bench(error: impl std::fmt::Display) -> Failure {
+    Failure::Bench(error.to_string())
+}

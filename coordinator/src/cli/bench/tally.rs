@@ -1,0 +1,142 @@
+//! The books of a run: every message id once, every step timed.
+
+use hdrhistogram::Histogram;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Latencies up to this are told apart; longer ones count as this.
+const LATENCY_MAX: Duration = Duration::from_secs(3_600);
+
+/// Counts and times.
+pub(super) struct Tally {
+    transactions: u64,
+    began: Instant,
+    last_acked: Instant,
+    messages: HashMap<String, Message>,
+    double: u64,
+    prepare: Latencies,
+    commit: Latencies,
+    end_to_end: Latencies,
+}
+
+struct Message {
+    began: Instant,
+    state: State,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Prepared,
+    Delivered,
+    Acked,
+}
+
+/// Of one step.
+pub(super) struct Latencies(Histogram<u64>);
+
+/// What a run came to.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) transactions: u64,
+    pub(super) took: Duration,
+    pub(super) prepare: Quantiles,
+    pub(super) commit: Quantiles,
+    pub(super) end_to_end: Quantiles,
+    /// Committed and never acked.
+    pub(super) missing: u64,
+    /// Ids given twice, delivered twice, or never prepared.
+    pub(super) double: u64,
+}
+
+/// In milliseconds.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Quantiles {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) p999: f64,
+    pub(super) max: f64,
+}
+
+impl Tally {
+    pub(super) fn new(transactions: u64, began: Instant) -> Self {
+        Self {
+            transactions,
+            began,
+            last_acked: began,
+            messages: HashMap::with_capacity(usize::try_from(transactions).unwrap_or(0).min(1 << 20)),
+            double: 0,
+            prepare: Latencies::new(),
+            commit: Latencies::new(),
+            end_to_end: Latencies::new(),
+        }
+    }
+
+    pub(super) fn prepared(&mut self, id: String, began: Instant, took: Duration) {
+        self.prepare.record(took);
+        let before = self.messages.insert(id, Message { began, state: State::Prepared });
+        self.double += u64::from(before.is_some());
+    }
+
+    pub(super) fn committed(&mut self, took: Duration) {
+        self.commit.record(took);
+    }
+
+    pub(super) fn delivered<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
+        for id in ids {
+            match self.messages.get_mut(id) {
+                Some(message) if message.state == State::Prepared => message.state = State::Delivered,
+                Some(_) | None => self.double += 1,
+            }
+        }
+    }
+
+    /// Returns how many of them were acked for the first time.
+    pub(super) fn acked<'a>(&mut self, ids: impl Iterator<Item = &'a str>, now: Instant) -> usize {
+        let mut first_time = 0;
+        for id in ids {
+            let Some(message) = self.messages.get_mut(id) else { continue };
+            if message.state != State::Acked {
+                message.state = State::Acked;
+                self.end_to_end.record(now.saturating_duration_since(message.began));
+                first_time += 1;
+            }
+        }
+        self.last_acked = self.last_acked.max(now);
+        first_time
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        let acked = self.messages.values().filter(|message| message.state == State::Acked).count() as u64;
+        Outcome {
+            transactions: self.transactions,
+            took: self.last_acked.saturating_duration_since(self.began),
+            prepare: self.prepare.quantiles(),
+            commit: self.commit.quantiles(),
+            end_to_end: self.end_to_end.quantiles(),
+            missing: self.transactions.saturating_sub(acked),
+            double: self.double,
+        }
+    }
+}
+
+impl Outcome {
+    pub(super) fn per_second(&self) -> f64 {
+        self.transactions.saturating_sub(self.missing) as f64 / self.took.as_secs_f64().max(f64::EPSILON)
+    }
+}
+
+impl Latencies {
+    pub(super) fn new() -> Self {
+        let longest = u64::try_from(LATENCY_MAX.as_micros()).unwrap_or(u64::MAX);
+        Self(Histogram::new_with_max(longest, 3).expect("three digits up to an hour fit a histogram"))
+    }
+
+    pub(super) fn record(&mut self, took: Duration) {
+        self.0.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    pub(super) fn quantiles(&self) -> Quantiles {
+        let at = |quantile| self.0.value_at_quantile(quantile) as f64 / 1_000.0;
+        Quantiles { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: at(1.0) }
+    }
+}

@@ -1,0 +1,228 @@
+//! What was written once stays readable: every record comes back as it was, and so does a stored sample.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use halfmq_coordinator::store::embedded::record::{Reader, Writer, message, put_decided, take_decided};
+use halfmq_core::{
+    CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, Event, InDoubtPolicy, Message, Prepared,
+    Release, RetryPolicy, Sent, TagFilter, Timestamp, TransactionId, TxMessage, Verdict, Visibility,
+};
+
+/// Written by the version that first stored records like these. It must never change.
+const SAMPLE: &str = include_str!("samples/records-v1.hex");
+
+#[test]
+fn every_record_comes_back_as_it_was() {
+    let mut writer = Writer::default();
+    writer.reset(1_000);
+    let mut extents = Vec::new();
+    for event in events() {
+        extents.push(writer.event(&event));
+    }
+    let mut reader = Reader::events(writer.bytes(), 1_000);
+    for (event, extents) in events().into_iter().zip(extents) {
+        let (read, found) = reader.event().expect("it is readable").expect("there is one more");
+        assert_eq!(read, without_bodies(event));
+        assert_eq!(found, extents);
+    }
+    assert_eq!(reader.event(), Ok(None));
+}
+
+#[test]
+fn message_is_read_back_alone_and_its_damage_is_noticed() {
+    let mut writer = Writer::default();
+    writer.reset(77);
+    let extents = writer.event(&prepared());
+    let Event::Prepared(prepared) = prepared() else { unreachable!("it is a prepare") };
+    assert_eq!(extents.len(), prepared.messages.len());
+    for (extent, expected) in extents.iter().zip(&prepared.messages) {
+        let start = usize::try_from(extent.position - 77).expect("small");
+        let bytes = &writer.bytes()[start..start + extent.length as usize];
+        assert_eq!(message(bytes).as_ref(), Ok(expected));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 1;
+            assert!(message(&damaged).is_err(), "byte {at} flipped");
+        }
+    }
+}
+
+#[test]
+fn stored_sample_stays_readable() {
+    let digits: Vec<u8> = SAMPLE.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte =
+        |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");
+    let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
+    let mut reader = Reader::events(&bytes, 0);
+    for event in events() {
+        let (read, _) = reader.event().expect("it is readable").expect("there is one more");
+        assert_eq!(read, without_bodies(event));
+    }
+    assert_eq!(reader.event(), Ok(None));
+}
+
+#[test]
+fn decided_transaction_comes_back_as_it_was() {
+    let decided = DecidedTransaction {
+        verdict: verdict(Decision::Commit),
+        producer_group: "shop".parse().expect("a legal name"),
+        instance: Some("one".parse().expect("a legal name")),
+        request_id: Some("r1".parse().expect("a legal name")),
+        fingerprint: u64::MAX,
+        prepared_at: Timestamp::from_micros(1),
+        answered: 3,
+        messages: vec![TxMessage {
+            topic: "orders".parse().expect("a legal name"),
+            sequence: 9,
+            release: placed(),
+        }],
+    };
+    assert_eq!(take_decided(&put_decided(&decided)), Ok(decided));
+}
+
+/// One of each kind, with every field set to something of its own.
+fn events() -> Vec<Event> {
+    let topic = || "orders".parse().expect("a legal name");
+    let group = || "cart".parse().expect("a legal name");
+    let at = Timestamp::from_micros(1_700_000_000_123_456);
+    let retry =
+        RetryPolicy { attempts_max: 5, delay: Duration::from_millis(1), delay_max: Duration::from_secs(9) };
+    let filter = || TagFilter::parse("red || blue").expect("a legal filter");
+    vec![
+        Event::TopicCreated { topic: topic(), queues: 4 },
+        Event::TopicDeleted { topic: topic() },
+        Event::GroupConfigured { group: group(), retry },
+        Event::Subscribed {
+            group: group(),
+            topic: topic(),
+            filter: filter(),
+            floors: vec![0, 300, u64::MAX],
+        },
+        Event::FilterChanged { group: group(), topic: topic(), filter: TagFilter::default() },
+        Event::GroupReset { group: group(), topic: topic(), floors: vec![7] },
+        Event::CallbackChanged {
+            producer_group: "shop".parse().expect("a legal name"),
+            callback: Some("http://127.0.0.1/check".into()),
+        },
+        prepared(),
+        sent(),
+        Event::Decided(Decided {
+            transaction: TransactionId::from_u128(u128::MAX),
+            verdict: verdict(Decision::Rollback),
+            releases: vec![Release::Scheduled { at }],
+            replacements: vec![(3, a_message("new"))],
+        }),
+        Event::Checked {
+            transaction: TransactionId::from_u128(2),
+            answered: 300,
+            next_check: at,
+            in_doubt: true,
+        },
+        Event::Released {
+            transaction: TransactionId::from_u128(2),
+            index: 1,
+            queue: 2,
+            offset: 3,
+            previous: 4,
+            at,
+        },
+        Event::Delivered {
+            group: group(),
+            topic: topic(),
+            queue: 1,
+            deliveries: vec![(5, 1), (6, 2)],
+            until: at,
+        },
+        Event::Settled { group: group(), topic: topic(), queue: 1, offsets: vec![5, 6] },
+        Event::Extended { group: group(), topic: topic(), queue: 1, offset: 5, until: at },
+        Event::Retried { group: group(), topic: topic(), queue: 1, offset: 5, visible_at: at },
+        Event::DeadLettered {
+            group: group(),
+            topic: topic(),
+            queue: 1,
+            offset: 5,
+            attempts: 16,
+            reason: "broken".into(),
+            number: 8,
+            at,
+        },
+        Event::DeadLettersReplayed { group: group(), numbers: vec![8], at },
+        Event::DeadLettersPurged { group: group(), numbers: vec![9, 10] },
+        Event::Trimmed { topic: topic(), queue: 1, base: 1 << 40 },
+    ]
+}
+
+fn prepared() -> Event {
+    Event::Prepared(Prepared {
+        transaction: TransactionId::from_u128(1),
+        producer_group: "shop".parse().expect("a legal name"),
+        instance: Some("one".parse().expect("a legal name")),
+        request_id: Some("r1".parse().expect("a legal name")),
+        fingerprint: 0x0123_4567_89ab_cdef,
+        policy: CheckPolicy { in_doubt: InDoubtPolicy::Commit, ..CheckPolicy::default() },
+        at: Timestamp::from_micros(1_700_000_000_000_001),
+        first_sequence: 128,
+        messages: vec![
+            a_message("first"),
+            Message { visibility: Visibility::After(Duration::from_secs(5)), ..a_message("") },
+        ],
+    })
+}
+
+fn sent() -> Event {
+    Event::Sent(Sent {
+        transaction: TransactionId::from_u128(3),
+        producer_group: "shop".parse().expect("a legal name"),
+        request_id: None,
+        fingerprint: 0,
+        at: Timestamp::from_micros(1),
+        first_sequence: 1,
+        messages: vec![Message {
+            visibility: Visibility::At(Timestamp::from_micros(9)),
+            ..a_message("sent")
+        }],
+        releases: placed().into_iter().collect(),
+    })
+}
+
+fn placed() -> Option<Release> {
+    Some(Release::Placed { queue: 3, offset: 1 << 33, previous: 127 })
+}
+
+fn verdict(decision: Decision) -> Verdict {
+    Verdict { decision, by: DecidedBy::Policy, at: Timestamp::from_micros(5), reason: "because".into() }
+}
+
+fn a_message(body: &str) -> Message {
+    Message {
+        topic: "orders".parse().expect("a legal name"),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        tag: Some("red".parse().expect("a legal tag")),
+        keys: vec!["k1".into(), "k2".into()],
+        headers: vec![("name".into(), "value".into())],
+        message_group: Some("customer-7".parse().expect("a legal name")),
+        visibility: Visibility::AtOnce,
+    }
+}
+
+/// A replay leaves bodies where they are.
+fn without_bodies(event: Event) -> Event {
+    let empty = |messages: Vec<Message>| {
+        messages.into_iter().map(|message| Message { body: Bytes::new(), ..message })
+    };
+    if let Event::Prepared(prepared) = event {
+        let messages = empty(prepared.messages).collect();
+        return Event::Prepared(Prepared { messages, ..prepared });
+    }
+    if let Event::Sent(sent) = event {
+        let messages = empty(sent.messages).collect();
+        return Event::Sent(Sent { messages, ..sent });
+    }
+    if let Event::Decided(decided) = event {
+        let (indexes, messages): (Vec<_>, Vec<_>) = decided.replacements.into_iter().unzip();
+        let replacements = indexes.into_iter().zip(empty(messages)).collect();
+        return Event::Decided(Decided { replacements, ..decided });
+    }
+    event
+}
