@@ -152,11 +152,13 @@ impl Ledger {
         past: Option<(TransactionId, DecidedTransaction)>,
         log: &mut dyn Log,
     ) -> Result<Receipt, Rejection> {
+        // Never that of a prepare: the two must not answer for each other's request ids.
+        let fingerprint = !send.fingerprint;
         if let Some(request_id) = &send.request_id {
             let hot = self.request(&producer_group, request_id);
             let hot = hot.and_then(|id| self.decided.get(&id).map(|decided| (id, decided.clone())));
             if let Some((id, decided)) = hot.or(past) {
-                return match decided.fingerprint == send.fingerprint {
+                return match decided.fingerprint == fingerprint {
                     true => Ok(decided.receipt(id)),
                     false => Err(Rejection::RequestIdReused(request_id.clone())),
                 };
@@ -191,7 +193,7 @@ impl Ledger {
             transaction: fresh,
             producer_group,
             request_id: send.request_id,
-            fingerprint: send.fingerprint,
+            fingerprint,
             at: now,
             first_sequence,
             messages: send.messages,
