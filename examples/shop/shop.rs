@@ -108,7 +108,7 @@ async fn sell(orders: u32, binary: PathBuf, files: &Files) -> Result<bool, Failu
     tell(told, &tally);
     println!("Account, from the three databases and the coordinator's own listing\n{}", account.render());
     let verdict = if account.is_balanced() {
-        "Every order has its effects, once."
+        "Every order has its effects, exactly once."
     } else {
         "THE ACCOUNT DOES NOT BALANCE."
     };

@@ -140,7 +140,8 @@ impl Reading {
 fn progress(transactions: u64) -> ProgressBar {
     // Redrawing often would take CPU from what is measured. On anything but a terminal nothing is drawn.
     let bar = ProgressBar::with_draw_target(Some(transactions), ProgressDrawTarget::stderr_with_hz(4));
-    let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}");
+    let style =
+        ProgressStyle::with_template("{bar:40} {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 

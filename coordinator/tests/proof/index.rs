@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use halfmq_coordinator::store::Store;
 use halfmq_coordinator::store::embedded::{Embedded, EngineOptions, JournalOptions};
+use halfmq_coordinator::store::{CheckAnswer, Store};
 use halfmq_core::{
-    CheckPolicy, Decide, DecidedBy, Decision, Message, Prepare, Receipt, Rejection, Send, TransactionId,
-    Visibility,
+    Answer, CheckPolicy, Decide, DecidedBy, Decision, Message, Prepare, Receipt, Rejection, Send,
+    TransactionId, Visibility,
 };
 
 const TRANSACTIONS: u32 = 60;
@@ -86,6 +86,14 @@ async fn all_stand(directory: &Path, receipts: &[(u32, Receipt)], story: &str) {
         assert_eq!(decide(&store, id, asked).await.as_ref(), Ok(receipt), "{story}: the same receipt");
         let conflict = decide(&store, id, opposite).await;
         assert!(matches!(conflict, Err(Rejection::DecisionConflict { .. })), "{story}: {conflict:?}");
+        let late = CheckAnswer {
+            transaction: id,
+            answer: Answer::Decided(asked),
+            reason: String::new(),
+            replacements: Vec::new(),
+        };
+        let late = store.record_answers(vec![late]).await.expect("the store works").pop().expect("an answer");
+        assert_eq!(late.as_ref(), Ok(&Some(receipt.clone())), "{story}: a late answer to a check");
     }
     store.close().await.expect("it closes");
 }

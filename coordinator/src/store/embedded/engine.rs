@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halfmq_core::{
-    Accepted, Decide, DecidedTransaction, Event, Extent, Ledger, Log, Prepare, ProducerGroup, Receipt,
-    Rejection, RequestId, Send, Timestamp, TransactionId, TransactionView,
+    Accepted, Answer, Decide, DecidedTransaction, Event, Extent, Ledger, Log, Message, Prepare,
+    ProducerGroup, Receipt, Rejection, RequestId, Send, Timestamp, TransactionId, TransactionView,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -374,6 +374,28 @@ impl Turn<'_> {
                 None => Err(Rejection::UnknownTransaction(id)),
             }),
             answer => Ok(answer),
+        }
+    }
+
+    /// Takes the answer to a check; a late one is answered by the decision that stands, however old it is.
+    ///
+    /// # Errors
+    /// Of the index.
+    pub fn answer(
+        &mut self,
+        id: TransactionId,
+        answer: Answer,
+        reason: String,
+        replacements: Vec<(u16, Message)>,
+    ) -> Result<Result<Option<Receipt>, Rejection>, Unavailable> {
+        match (self.ledger.answer(self.now, id, answer, reason, replacements, self.log), answer) {
+            (Err(Rejection::UnknownTransaction(_)), Answer::Decided(asked)) => {
+                Ok(match self.indexed(id)? {
+                    Some(decided) => decided.decided_again(id, asked).map(Some),
+                    None => Err(Rejection::UnknownTransaction(id)),
+                })
+            }
+            (answered, Answer::Decided(_) | Answer::Unknown) => Ok(answered),
         }
     }
 

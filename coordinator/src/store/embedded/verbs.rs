@@ -119,14 +119,16 @@ impl Store for Embedded {
             let whole = whole.await?;
             let work = Work::Going { bytes: replaced_bytes(&whole) };
             let turn = on_writer(jobs, work, |turn| {
-                let (now, ledger, log) = turn.parts();
                 let answer = |(item, replacements): (CheckAnswer, Result<_, Rejection>)| {
                     let CheckAnswer { transaction, answer, reason, .. } = item;
-                    ledger.answer(now, transaction, answer, reason, replacements?, log)
+                    match replacements {
+                        Ok(replacements) => turn.answer(transaction, answer, reason, replacements),
+                        Err(rejection) => Ok(Err(rejection)),
+                    }
                 };
                 batch.into_iter().zip(whole).map(answer).collect()
             });
-            turn.await
+            turn.await?
         })
     }
 
