@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::ids::ReceiptHandle;
-use crate::limits::{HELD_MAX, IN_FLIGHT_MAX};
+use crate::limits::{HELD_MAX, IN_FLIGHT_MAX, SCAN_MAX};
 use crate::message::TagFilter;
 use crate::queue::Queue;
 use crate::rejection::Rejection;
@@ -105,7 +105,13 @@ impl Cursor {
             return Some(turn);
         }
         if let Some(offset) = self.freed.pop_first() {
-            return Some(Turn::Deliver { offset, attempt: 1 });
+            let entry = queue.entry(offset)?;
+            if filter.admits(entry.tag.as_ref()) {
+                return Some(Turn::Deliver { offset, attempt: 1 });
+            }
+            // The filter changed while it was held: its message group goes on without it.
+            entry.message_group.into_iter().for_each(|group| self.free(group));
+            return Some(Turn::Unwanted { offset });
         }
         while *steps > 0 && self.open.len() < IN_FLIGHT_MAX && self.held_count < HELD_MAX {
             self.scan = self.scan.max(queue.base());
@@ -129,11 +135,11 @@ impl Cursor {
         None
     }
 
-    /// A lease that ended after the last attempt, found without anybody receiving.
-    pub(crate) fn exhausted(&self, attempts_max: u32, now: Timestamp) -> Option<(u64, u32)> {
-        let (at, offset) = self.visible.first()?;
-        let open = self.open.get(offset)?;
-        (*at <= now && open.attempt >= attempts_max).then_some((*offset, open.attempt))
+    /// Leases that ended after the last attempt, found without anybody receiving: offset and attempts.
+    pub(crate) fn exhausted(&self, attempts_max: u32, now: Timestamp) -> impl Iterator<Item = (u64, u32)> {
+        let ended = self.visible.iter().take_while(move |(at, _)| *at <= now).take(SCAN_MAX);
+        let attempts = ended.filter_map(|(_, offset)| Some((*offset, self.open.get(offset)?.attempt)));
+        attempts.filter(move |(_, attempts)| *attempts >= attempts_max)
     }
 
     fn turn_of_visible(&self, attempts_max: u32, now: Timestamp) -> Option<Turn> {
@@ -211,8 +217,12 @@ impl Cursor {
         }
     }
 
-    /// A dead letter comes back, with attempts counted anew. Its place in the order is lost.
+    /// A dead letter comes back, with attempts counted anew. Its place in the order is lost. One that a
+    /// reset of the group has brought back already comes by itself.
     pub(crate) fn revive(&mut self, offset: u64, now: Timestamp) {
+        if !self.is_done(offset) {
+            return;
+        }
         self.settled.remove(&offset);
         self.put_open(offset, Open { attempt: 0, visible_at: now, leased: false, message_group: None });
     }

@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use crate::check::CheckPolicy;
 use crate::cursor::Cursor;
+use crate::dead_letters::DeadLetters;
 use crate::event::{Event, Log};
 use crate::ids::{MessageId, TransactionId};
 use crate::message::{Extent, Tag, TagFilter, Visibility};
 use crate::names::{ConsumerGroup, InstanceId, ProducerGroup, RequestId, TopicName};
-use crate::queue::{Origin, Topic};
+use crate::queue::Topic;
 use crate::rejection::Rejection;
 use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
@@ -88,8 +89,7 @@ struct Delayed {
 struct Group {
     retry: RetryPolicy,
     subscriptions: BTreeMap<TopicName, Subscription>,
-    /// By number: their offset in the dead-letter topic.
-    dead: BTreeMap<u64, Origin>,
+    dead: DeadLetters,
 }
 
 #[derive(Debug, Default)]

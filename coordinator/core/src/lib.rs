@@ -18,6 +18,7 @@
 
 mod check;
 mod cursor;
+mod dead_letters;
 mod event;
 mod ids;
 mod ledger;

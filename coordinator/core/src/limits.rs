@@ -53,3 +53,5 @@ pub const CHECKS_MAX: u32 = 1_000_000;
 pub const PAGE_MAX: usize = 1_000;
 /// Timers worked off in one tick, so that a burst does not hold up the calls behind it.
 pub const TICK_MAX: usize = 1_000;
+/// Messages of one queue that one tick lets go of after their retention.
+pub const TRIM_MAX: usize = 65_536;

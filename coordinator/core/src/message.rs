@@ -108,6 +108,17 @@ pub enum Visibility {
 }
 
 impl Visibility {
+    /// Bounds what [`Message::check`] cannot: that a time is not too far from `now`.
+    pub(crate) fn check(self, now: Timestamp) -> Result<(), Rejection> {
+        match self {
+            Self::At(time) if time > now.after(DELAY_MAX) => Err(Rejection::Invalid {
+                what: "deliver_at",
+                why: "it is more than 366 days from now".into(),
+            }),
+            Self::AtOnce | Self::At(_) | Self::After(_) => Ok(()),
+        }
+    }
+
     /// The time a message committed at `now` has to wait for, if any.
     pub(crate) fn due(self, now: Timestamp) -> Option<Timestamp> {
         let due = match self {

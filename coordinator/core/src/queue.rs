@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::event::Release;
 use crate::ids::MessageId;
+use crate::limits::TRIM_MAX;
 use crate::message::{Extent, Tag};
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
 use crate::time::Timestamp;
@@ -107,10 +108,12 @@ impl Queue {
         }
     }
 
-    /// How far messages released at or before `time` reach, at most up to `bound`.
+    /// How far messages released at or before `time` reach, at most up to `bound`, and not further than
+    /// one tick may let go of.
     pub(crate) fn expired(&self, time: Timestamp, bound: u64) -> u64 {
-        let kept = self.entries.iter().take_while(|entry| entry.released_at <= time).count() as u64;
-        (self.base + kept).min(bound)
+        let room = usize::try_from(bound.saturating_sub(self.base)).unwrap_or(usize::MAX).min(TRIM_MAX);
+        let old = self.entries.iter().take(room).take_while(|entry| entry.released_at <= time);
+        self.base + old.count() as u64
     }
 
     pub(crate) fn offset_of(&self, start: Start) -> u64 {

@@ -7,8 +7,8 @@ use crate::cursor::Turn;
 use crate::event::{Event, Log};
 use crate::ids::{MessageId, ReceiptHandle};
 use crate::limits::{
-    ACKS_MAX, INVISIBLE_MAX, INVISIBLE_MIN, NAMES_MAX, REASON_BYTES_MAX, RECEIVE_BYTES_MAX, RECEIVE_MAX,
-    SCAN_MAX,
+    ACKS_MAX, IN_FLIGHT_MAX, INVISIBLE_MAX, INVISIBLE_MIN, NAMES_MAX, REASON_BYTES_MAX, RECEIVE_BYTES_MAX,
+    RECEIVE_MAX, SCAN_MAX,
 };
 use crate::message::{Extent, TagFilter};
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
@@ -154,11 +154,14 @@ impl Ledger {
                 };
             results.push(result);
         }
+        // Whoever waits because too much is in flight may go on.
+        let full = reader.cursors.iter().any(|cursor| cursor.in_flight() >= IN_FLIGHT_MAX as u64);
         for (queue, offsets) in settled {
             self.record(log, Event::Settled { group: group.clone(), topic: topic.clone(), queue, offsets });
         }
         let freed = self.groups.get(group).and_then(|group| group.subscriptions.get(topic));
-        Ok((results, freed.is_some_and(|reader| reader.cursors.iter().any(crate::cursor::Cursor::has_freed))))
+        let freed = freed.is_some_and(|reader| reader.cursors.iter().any(crate::cursor::Cursor::has_freed));
+        Ok((results, full || freed))
     }
 
     /// Keeps a delivery invisible for longer, counted from now.
@@ -364,8 +367,7 @@ impl Ledger {
         let reader = group.subscriptions.get(topic);
         let cursor = reader.and_then(|reader| reader.cursors.get(handle.queue as usize));
         let place = handle.place(topic);
-        cursor.is_some_and(|cursor| cursor.is_done(handle.offset))
-            && !group.dead.values().any(|origin| origin.place == place)
+        cursor.is_some_and(|cursor| cursor.is_done(handle.offset)) && !group.dead.came_from(&place)
     }
 }
 

@@ -81,7 +81,7 @@ impl Ledger {
             }
             Event::DeadLettersPurged { group, numbers } => {
                 let group = self.groups.get_mut(&group).ok_or(Inconsistency("group"))?;
-                numbers.iter().for_each(|number| drop(group.dead.remove(number)));
+                numbers.iter().for_each(|number| drop(group.dead.remove(*number)));
                 Ok(())
             }
             Event::Trimmed { topic, queue, base } => {
@@ -92,8 +92,12 @@ impl Ledger {
         }
     }
 
-    /// After a restart, spreads the checks that fell due meanwhile over `window`, so that it is no storm.
+    /// After a restart, spreads the checks that fell due meanwhile over some time, at most `window`, so that
+    /// it is no storm. A few are no storm anyway, and do not wait long.
     pub fn warm_up(&mut self, now: Timestamp, window: std::time::Duration) {
+        let overdue = self.open.values().filter(|open| open.next_check <= now).count();
+        let each = crate::check::WARM_UP_EACH.saturating_mul(u32::try_from(overdue).unwrap_or(u32::MAX));
+        let window = window.min(each);
         for (id, transaction) in &mut self.open {
             let Some(producer) = self.producers.get_mut(&transaction.producer_group) else { continue };
             producer.due.remove(&(transaction.next_check, *id));
@@ -105,11 +109,14 @@ impl Ledger {
     fn topic_deleted(&mut self, name: &TopicName) -> Applied {
         self.topics.remove(name).ok_or(Inconsistency("topic"))?;
         self.delayed.retain(|_, delayed| delayed.half.topic != *name);
-        for group in self.groups.values_mut() {
-            group.subscriptions.remove(name);
-            group
-                .dead
-                .retain(|_, origin| origin.place.topic != *name && origin.group.dead_letter_topic() != *name);
+        if let Some(group) = name.dead_letters_of().and_then(|group| self.groups.get_mut(&group)) {
+            group.dead.clear();
+        }
+        for state in self.groups.values_mut() {
+            state.subscriptions.remove(name);
+            for number in state.dead.of_topic(name).collect::<Vec<_>>() {
+                state.dead.remove(number);
+            }
         }
         Ok(())
     }
@@ -360,7 +367,7 @@ impl Ledger {
 
     fn dead_letters_replayed(&mut self, group: &ConsumerGroup, numbers: &[u64], at: Timestamp) -> Applied {
         for number in numbers {
-            let dead = self.groups.get_mut(group).and_then(|group| group.dead.remove(number));
+            let dead = self.groups.get_mut(group).and_then(|group| group.dead.remove(*number));
             let place = dead.ok_or(Inconsistency("a replay of nothing"))?.place;
             self.cursor(group, &place.topic, place.queue)?.revive(place.offset, at);
         }

@@ -213,8 +213,11 @@ impl Ledger {
     /// Lets go of a decided transaction; from now on the engine answers for it.
     pub fn forget(&mut self, id: TransactionId) {
         let Some(decided) = self.decided.remove(&id) else { return };
-        if let Some(request_id) = decided.request_id {
-            self.requests.remove(&(decided.producer_group, request_id));
+        let Some(request_id) = decided.request_id else { return };
+        let request = (decided.producer_group, request_id);
+        // Since then the request id may have brought another transaction.
+        if self.requests.get(&request) == Some(&id) {
+            self.requests.remove(&request);
         }
     }
 }

@@ -427,8 +427,7 @@ impl Teller {
     /// A name that was used before keeps its first id, so that a repeated prepare shows.
     fn fresh(&mut self, name: &str) -> TransactionId {
         let id = TransactionId::from_u128(100 + self.transactions.len() as u128);
-        self.transactions.entry(name.to_owned()).or_insert(id);
-        id
+        *self.transactions.entry(name.to_owned()).or_insert(id)
     }
 
     /// An id that nobody has for a name that nobody prepared.
