@@ -230,7 +230,8 @@ impl Ledger {
         start: Start,
         log: &mut dyn Log,
     ) -> Result<(), Rejection> {
-        let floors = self.topic(topic)?.queues.iter().map(|queue| queue.offset_of(start)).collect();
+        let floors =
+            self.topic(topic)?.queues.iter().map(|queue| queue.offset_of(start, &*self.shelf)).collect();
         let reads = self.group(group)?.subscriptions.contains_key(topic);
         let (group, topic, filter) = (group.clone(), topic.clone(), crate::message::TagFilter::default());
         let event = match reads {

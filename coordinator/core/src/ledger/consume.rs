@@ -14,6 +14,7 @@ use crate::message::{Extent, TagFilter};
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
 use crate::queue::{Entry, Origin, Place, Start};
 use crate::rejection::Rejection;
+use crate::shelf::Found;
 use crate::time::Timestamp;
 
 /// What a consumer asks for.
@@ -257,8 +258,8 @@ impl Ledger {
     }
 
     /// The message at a place, for a delivery or for people.
-    pub(super) fn entry(&self, place: &Place) -> Option<&Entry> {
-        self.topics.get(&place.topic)?.queue(place.queue)?.entry(place.offset)
+    pub(super) fn entry(&self, place: &Place) -> Option<Found<'_>> {
+        self.topics.get(&place.topic)?.queue(place.queue)?.entry(place.offset, &*self.shelf)
     }
 
     fn subscribe(&mut self, ask: &Receive, log: &mut dyn Log) -> Result<(), Rejection> {
@@ -274,7 +275,8 @@ impl Ledger {
                 return Err(Rejection::LimitReached { what: "consumer groups", max: NAMES_MAX, then });
             }
             None | Some(None) => {
-                let floors = topic.queues.iter().map(|queue| queue.offset_of(ask.start)).collect();
+                let floors =
+                    topic.queues.iter().map(|queue| queue.offset_of(ask.start, &*self.shelf)).collect();
                 self.record(
                     log,
                     Event::Subscribed { group, topic: name, filter: ask.filter.clone(), floors },
@@ -315,7 +317,7 @@ impl Ledger {
                 Turn::Deliver { offset, attempt } => {
                     let place = Place { topic: topic.clone(), queue, offset };
                     let Some(entry) = self.entry(&place) else { break };
-                    let delivery = delivery(entry, place, attempt, until);
+                    let delivery = delivery(&entry, place, attempt, until);
                     *bytes += u64::from(delivery.content.length);
                     let message_group = entry.message_group;
                     received.deliveries.push(delivery);
@@ -346,7 +348,7 @@ impl Ledger {
         let entries = self.topics.get(&ask.topic)?.queue(queue)?;
         let Group { retry, subscriptions, .. } = self.groups.get_mut(&ask.group)?;
         let Subscription { filter, cursors, .. } = subscriptions.get_mut(&ask.topic)?;
-        cursors.get_mut(queue as usize)?.turn(entries, filter, retry.attempts_max, now, steps)
+        cursors.get_mut(queue as usize)?.turn((entries, &*self.shelf), filter, retry.attempts_max, now, steps)
     }
 
     fn check_lease(

@@ -1,11 +1,12 @@
 //! What each event does to the ledger: the same right after a verb as after a restart.
 
-use super::{
-    DecidedTransaction, Delayed, Group, Half, Inconsistency, Ledger, OpenTransaction, Subscription, TxMessage,
-};
+use std::sync::Arc;
+
+use super::{DecidedTransaction, Delayed, Group, Inconsistency, Ledger, Subscription, TxMessage};
 use crate::cursor::Cursor;
 use crate::event::{Decided, Event, Prepared, Release, Sent};
 use crate::ids::{MessageId, TransactionId};
+use crate::image::{Half, OpenTransaction};
 use crate::message::{Extent, Message, MessageGroup, hash};
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
 use crate::queue::{Entry, Origin, Place, Topic};
@@ -89,6 +90,13 @@ impl Ledger {
                 topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
                 Ok(())
             }
+            Event::Paged { topic, queue, first, page } => {
+                self.paged(&topic, queue, first, &page, extents).ok_or(Inconsistency("a page of nothing"))
+            }
+            Event::Moved { holder, .. } => {
+                self.moved(&holder, extents).ok_or(Inconsistency("a content of nothing was moved"))
+            }
+            Event::Image(piece) => self.restored(*piece),
         }
     }
 
@@ -134,34 +142,22 @@ impl Ledger {
     }
 
     fn prepared(&mut self, prepared: Prepared, extents: &[Extent]) -> Applied {
-        let id = prepared.transaction;
         let halves = halves(prepared.messages, prepared.first_sequence, extents)?;
-        for half in &halves {
-            self.topics.get_mut(&half.topic).ok_or(Inconsistency("topic"))?.halves += 1;
-        }
-        let next_check = prepared.policy.first(prepared.at);
         let producer = self.producers.entry(prepared.producer_group.clone()).or_default();
         producer.sequence = prepared.first_sequence + halves.len() as u64 - 1;
-        producer.due.insert((next_check, id));
-        if let Some(request_id) = &prepared.request_id {
-            self.requests.insert((prepared.producer_group.clone(), request_id.clone()), id);
-        }
         let open = OpenTransaction {
             producer_group: prepared.producer_group,
             instance: prepared.instance,
             request_id: prepared.request_id,
             fingerprint: prepared.fingerprint,
-            policy: prepared.policy,
+            next_check: prepared.policy.first(prepared.at),
+            policy: Arc::new(prepared.policy),
             prepared_at: prepared.at,
             answered: 0,
             in_doubt: false,
-            next_check,
-            halves,
+            halves: halves.into(),
         };
-        match self.open.insert(id, open) {
-            None => Ok(()),
-            Some(_) => Err(Inconsistency("a transaction was prepared twice")),
-        }
+        self.open_restored(prepared.transaction, open)
     }
 
     fn sent(&mut self, sent: Sent, extents: &[Extent]) -> Applied {
@@ -203,11 +199,16 @@ impl Ledger {
             self.topics.get_mut(&half.topic).ok_or(Inconsistency("topic"))?.halves -= 1;
         }
         let messages = match event.verdict.decision {
-            Decision::Commit => {
-                self.release(id, &open.producer_group, open.halves, &event.releases, event.verdict.at)?
-            }
+            Decision::Commit => self.release(
+                id,
+                &open.producer_group,
+                open.halves.into_vec(),
+                &event.releases,
+                event.verdict.at,
+            )?,
             Decision::Rollback => open
                 .halves
+                .into_vec()
                 .into_iter()
                 .map(|half| TxMessage { topic: half.topic, sequence: half.sequence, release: None })
                 .collect(),
@@ -337,7 +338,7 @@ impl Ledger {
             self.topics.get(topic).and_then(|topic| topic.queue(queue)).ok_or(Inconsistency("queue"))?;
         let groups: Vec<_> = deliveries
             .iter()
-            .map(|(offset, _)| entries.entry(*offset).and_then(|entry| entry.message_group))
+            .map(|(offset, _)| entries.entry(*offset, &*self.shelf).and_then(|entry| entry.message_group))
             .collect();
         let cursor = self.cursor(group, topic, queue)?;
         for ((offset, attempt), message_group) in deliveries.iter().zip(groups) {
@@ -350,7 +351,8 @@ impl Ledger {
         let Place { topic, queue, offset } = &origin.place;
         let entries =
             self.topics.get(topic).and_then(|topic| topic.queue(*queue)).ok_or(Inconsistency("queue"))?;
-        let entry = entries.entry(*offset).ok_or(Inconsistency("a dead letter of nothing"))?.clone();
+        let entry = entries.entry(*offset, &*self.shelf).ok_or(Inconsistency("a dead letter of nothing"))?;
+        let entry = Entry::clone(&entry);
         self.cursor(&origin.group, topic, *queue)?.settle(*offset);
         let letters =
             self.topics.get_mut(&origin.group.dead_letter_topic()).and_then(|topic| topic.queue_mut(0));

@@ -85,7 +85,7 @@ impl Ledger {
         for (name, topic) in &self.topics {
             let with_old = (0..)
                 .zip(&topic.queues)
-                .filter(|(_, queue)| queue.expired(old, queue.base() + 1) > queue.base());
+                .filter(|(_, queue)| queue.oldest().is_some_and(|oldest| oldest <= old));
             for (number, queue) in with_old {
                 let bound = self.needed_from(name, number).unwrap_or(queue.base());
                 let base = queue.expired(old, bound);

@@ -28,7 +28,7 @@ fn message(body: Vec<u8>) -> Message {
 }
 
 fn orders(log: &mut Journal) -> Ledger {
-    let mut ledger = Ledger::new(Duration::ZERO);
+    let mut ledger = log.ledger(Duration::ZERO);
     ledger.create_topic(&"orders".parse().expect("a legal name"), 1, log).expect("a legal topic");
     ledger
 }

@@ -1,30 +1,73 @@
 //! Keeps every event in memory, and makes the ledger again from them.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use halfmq_core::{Event, Extent, Ledger, Log, Message, State};
+use halfmq_core::{Entry, Event, Extent, Ledger, Log, Message, Shelf, State, Timestamp};
 
-/// An extent's position counts contents: it is an index into the bodies.
+/// An extent's position counts contents: it is an index into the messages; those of pages come behind.
 #[derive(Default)]
 pub(crate) struct Journal {
+    /// All that a restart needs.
     pub(crate) events: Vec<(Event, Vec<Extent>)>,
-    bodies: Vec<Bytes>,
+    /// All that ever happened.
+    pub(crate) history: Vec<Event>,
+    messages: Vec<Message>,
+    shelf: Arc<Pages>,
+}
+
+#[derive(Debug, Default)]
+struct Pages(Mutex<Vec<Arc<[Entry]>>>);
+
+/// Position of the first page.
+const PAGES: u64 = 1 << 40;
+
+impl Shelf for Pages {
+    fn page(&self, extent: Extent) -> Option<Arc<[Entry]>> {
+        let index = usize::try_from(extent.position.checked_sub(PAGES)?).ok()?;
+        self.0.lock().expect("no test panics with it").get(index).cloned()
+    }
 }
 
 impl Journal {
     pub(crate) fn body(&self, extent: Extent) -> String {
-        let index = usize::try_from(extent.position).expect("an index");
-        String::from_utf8_lossy(&self.bodies[index]).into_owned()
+        String::from_utf8_lossy(&self.message(extent).body).into_owned()
+    }
+
+    pub(crate) fn message(&self, extent: Extent) -> Message {
+        self.messages[usize::try_from(extent.position).expect("an index")].clone()
+    }
+
+    /// A reader of the messages so far, for a verb that writes more of them.
+    pub(crate) fn reader(&self) -> impl Fn(Extent) -> Option<Message> + use<> {
+        let messages = self.messages.clone();
+        move |extent| messages.get(usize::try_from(extent.position).ok()?).cloned()
+    }
+
+    /// An empty ledger that finds its pages here.
+    pub(crate) fn ledger(&self, retention: Duration) -> Ledger {
+        Ledger::new(retention, self.shelf.clone())
     }
 
     /// The ledger after a restart.
     pub(crate) fn replayed(&self, retention: Duration) -> Ledger {
-        let mut ledger = Ledger::new(retention);
+        let mut ledger = self.ledger(retention);
         for (event, extents) in &self.events {
             ledger.apply(event.clone(), extents).expect("its own events fit");
         }
         ledger
+    }
+
+    /// Writes every content anew that is still needed, and sees that nothing is left behind.
+    pub(crate) fn carry_all(&mut self, ledger: &mut Ledger) {
+        let (read, old) = (self.reader(), (0, self.messages.len() as u64));
+        ledger.carry_forward(old, u64::MAX, &read, self);
+        ledger.needed(&mut |run| assert!(!run.touches(old.0, old.1), "{run:?} was left behind"));
+    }
+
+    /// Writes an image down, and forgets all events before it.
+    pub(crate) fn condense(&mut self, ledger: &Ledger, now: Timestamp) {
+        self.events = ledger.image(now).map(|piece| (Event::Image(Box::new(piece)), Vec::new())).collect();
     }
 }
 
@@ -35,15 +78,22 @@ impl Log for Journal {
             Event::Prepared(prepared) => prepared.messages.iter().collect(),
             Event::Sent(sent) => sent.messages.iter().collect(),
             Event::Decided(decided) => decided.replacements.iter().map(|(_, message)| message).collect(),
+            Event::Moved { message, .. } => vec![message],
             _ => Vec::new(),
         };
         let extent = |(message, position): (&&Message, u64)| Extent {
             position,
             length: u32::try_from(message.content_bytes()).expect("a bounded content"),
         };
-        let extents: Vec<_> = messages.iter().zip(self.bodies.len() as u64..).map(extent).collect();
-        self.bodies.extend(messages.iter().map(|message| message.body.clone()));
+        let mut extents: Vec<_> = messages.iter().zip(self.messages.len() as u64..).map(extent).collect();
+        self.messages.extend(messages.into_iter().cloned());
+        if let Event::Paged { page, .. } = event {
+            let mut pages = self.shelf.0.lock().expect("no test panics with it");
+            extents.push(Extent { position: PAGES + pages.len() as u64, length: 1 });
+            pages.push(page.0.clone().into());
+        }
         self.events.push((event.clone(), extents.clone()));
+        self.history.push(event.clone());
         extents
     }
 }

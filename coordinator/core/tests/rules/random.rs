@@ -30,6 +30,9 @@ enum Command {
     Wait { seconds: u64 },
     Replay { group: usize },
     Crash,
+    Image,
+    Shelve { entries: usize },
+    Carry { from: u64, bytes: u64 },
 }
 
 #[derive(Clone, Debug)]
@@ -58,10 +61,12 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (0..40_u64).prop_map(|seconds| Command::Wait { seconds }),
         1 => (0..2_usize).prop_map(|group| Command::Replay { group }),
         1 => Just(Command::Crash),
+        1 => Just(Command::Image),
+        2 => (1..4_usize).prop_map(|entries| Command::Shelve { entries }),
+        1 => (0..40_u64, 1..40_u64).prop_map(|(from, bytes)| Command::Carry { from, bytes }),
     ]
 }
 
-#[derive(Default)]
 struct Run {
     ledger: Ledger,
     log: Journal,
@@ -83,7 +88,19 @@ impl Run {
     }
 
     fn start() -> Self {
-        let mut run = Self::default();
+        let log = Journal::default();
+        let mut run = Self {
+            ledger: log.ledger(Duration::ZERO),
+            log,
+            now: 0,
+            ids: 0,
+            decided: BTreeMap::new(),
+            places: HashMap::new(),
+            kinds: HashMap::new(),
+            leased: Vec::new(),
+            acked: Default::default(),
+            links: HashMap::new(),
+        };
         for topic in 0..2 {
             run.ledger.create_topic(&topic_name(topic), 2, &mut run.log).expect("a legal topic");
         }
@@ -129,6 +146,20 @@ impl Run {
                     .expect("the group exists");
             }
             Command::Crash => self.crash(),
+            Command::Image => {
+                self.log.condense(&self.ledger, self.now());
+                self.crash();
+            }
+            Command::Shelve { entries } => {
+                self.ledger.shelve(*entries, &mut self.log);
+            }
+            Command::Carry { from: 0, .. } => self.log.carry_all(&mut self.ledger),
+            Command::Carry { from, bytes } => {
+                let read = self.log.reader();
+                let stretch = (*from, from + bytes);
+                let written = self.ledger.carry_forward(stretch, *bytes, &read, &mut self.log);
+                assert!(written == 0 || written < bytes + 10, "{written} bytes were written");
+            }
         }
     }
 
@@ -257,7 +288,7 @@ impl Run {
     fn replayed(&self, group: usize) -> BTreeSet<MessageId> {
         let mut letters = BTreeMap::new();
         let mut replayed = BTreeSet::new();
-        for (event, _) in &self.log.events {
+        for event in &self.log.history {
             #[expect(clippy::wildcard_enum_match_arm, reason = "only these are about dead letters")]
             match event {
                 Event::DeadLettered { group: of, topic, queue, offset, number, .. }

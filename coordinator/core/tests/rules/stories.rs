@@ -1,13 +1,15 @@
 //! Every story is a rule: the calls in order, and at the end of each line what is answered.
 //!
-//! Each is told twice, the second time with a restart after every line. `tick` moves time.
+//! Each is told several times, with a restart and other things that must not matter after every line.
+//! `tick` moves time.
 
-use crate::teller::Teller;
+use crate::teller::{Between, Teller};
 
 fn tell(file: &str, text: &str) {
     let stories: Vec<_> = text.split("\n# ").skip(1).collect();
     assert!(!stories.is_empty(), "{file} has no stories");
-    let told = stories.iter().flat_map(|story| [false, true].map(|restarted| Teller::tell(story, restarted)));
+    let between = [Between::Nothing, Between::Restart, Between::Image, Between::Shelf];
+    let told = stories.iter().flat_map(|story| between.map(|between| Teller::tell(story, between)));
     let failed: Vec<_> = told.filter_map(Result::err).collect();
     assert!(failed.is_empty(), "{file}\n\n# {}", failed.join("\n\n# "));
 }

@@ -28,6 +28,17 @@ pub(crate) struct Teller {
     handles: HashMap<(String, String), ReceiptHandle>,
 }
 
+/// What happens after each line, and must change no answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Between {
+    Nothing,
+    Restart,
+    /// A restart with nothing but an image of the ledger.
+    Image,
+    /// All entries go onto the shelf, and all contents somewhere else.
+    Shelf,
+}
+
 /// The words of a call, and its `name=value` options.
 struct Call<'a> {
     words: Vec<&'a str>,
@@ -61,17 +72,18 @@ impl<'a> Call<'a> {
 
 impl Teller {
     /// Tells a story, or returns it up to the line that went otherwise.
-    pub(crate) fn tell(story: &str, restarted: bool) -> Result<(), String> {
+    pub(crate) fn tell(story: &str, between: Between) -> Result<(), String> {
+        let journal = Journal::default();
         let mut teller = Self {
-            ledger: Ledger::new(RETENTION),
-            journal: Journal::default(),
+            ledger: journal.ledger(RETENTION),
+            journal,
             now: START,
             transactions: BTreeMap::new(),
             past: HashMap::new(),
             handles: HashMap::new(),
         };
         let (title, lines) = story.split_once('\n').unwrap_or((story, ""));
-        let mut so_far = format!("{title}{}\n", if restarted { ", restarted after each line" } else { "" });
+        let mut so_far = format!("{title}, after each line: {between:?}\n");
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (call, expected) = line.split_once("->").unwrap_or_else(|| panic!("no answer in {line:?}"));
             let answer = teller.call(call.trim());
@@ -80,6 +92,11 @@ impl Teller {
             if answer != expected.trim() {
                 return Err(format!("{so_far}>>> but it answered: {answer}"));
             }
+            match between {
+                Between::Nothing | Between::Restart => {}
+                Between::Image => teller.journal.condense(&teller.ledger, teller.now),
+                Between::Shelf => teller.put_away(),
+            }
             let replayed = teller.replayed();
             let (before, after) = (observe(&teller.ledger), observe(&replayed));
             if before != after {
@@ -87,11 +104,20 @@ impl Teller {
                 let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
                 return Err(format!("{so_far}>>> but a restart here makes {gone:#?} to {new:#?}"));
             }
-            if restarted {
-                teller.ledger = replayed;
+            match between {
+                Between::Nothing | Between::Shelf => {}
+                Between::Restart | Between::Image => teller.ledger = replayed,
             }
         }
         Ok(())
+    }
+
+    /// Nothing stays in memory that can go onto the shelf, and nothing stays where it is.
+    fn put_away(&mut self) {
+        self.journal.carry_all(&mut self.ledger);
+        while self.ledger.shelve(1, &mut self.journal) {}
+        assert_eq!(self.ledger.hot_entries(), 0);
+        self.journal.carry_all(&mut self.ledger);
     }
 
     /// The ledger after a restart. An engine lets it forget again what had been forgotten.
