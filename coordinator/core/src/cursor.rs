@@ -132,7 +132,7 @@ impl Cursor {
         }
         if let Some(offset) = self.freed.pop_first() {
             let entry = queue.entry(offset, shelf)?;
-            if filter.admits(entry.tag.as_ref()) {
+            if entry.is_kept() && filter.admits(entry.tag.as_ref()) {
                 return Some(Turn::Deliver { offset, attempt: 1 });
             }
             // The filter changed while it was held: its message group goes on without it.
@@ -147,7 +147,7 @@ impl Cursor {
             if self.open.contains_key(&offset) || self.is_settled(offset) {
                 continue;
             }
-            if !filter.admits(entry.tag.as_ref()) {
+            if !entry.is_kept() || !filter.admits(entry.tag.as_ref()) {
                 return Some(Turn::Unwanted { offset });
             }
             match entry.message_group {
@@ -199,6 +199,13 @@ impl Cursor {
     /// Whether there is nothing left to ack: an ack that comes twice is fine.
     pub(crate) fn is_done(&self, offset: u64) -> bool {
         self.is_settled(offset) && !self.open.contains_key(&offset)
+    }
+
+    /// How many offsets from `first` up to, and without, `end` are not done with.
+    pub(crate) fn undone_within(&self, first: u64, end: u64) -> u64 {
+        let given_back = self.open.range(first..self.floor.clamp(first, end)).count() as u64;
+        let from = first.max(self.floor);
+        end.saturating_sub(from) - self.settled.count_within(from, end.max(from)) + given_back
     }
 
     pub(crate) fn deliver(

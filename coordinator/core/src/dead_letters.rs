@@ -54,6 +54,17 @@ impl DeadLetters {
         (place.queue == queue).then_some(place.offset)
     }
 
+    /// How many came from this queue, from one offset up to, and without, another.
+    pub(crate) fn from_within(&self, topic: &TopicName, queue: u32, first: u64, end: u64) -> u64 {
+        let place = |offset| (Place { topic: topic.clone(), queue, offset }, 0);
+        self.by_place.range(place(first)..place(end)).count() as u64
+    }
+
+    /// How many there are from one number up to, and without, another.
+    pub(crate) fn count_within(&self, first: u64, end: u64) -> u64 {
+        self.by_number.range(first..end).count() as u64
+    }
+
     /// Whether the message at this place is one of them.
     pub(crate) fn came_from(&self, place: &Place) -> bool {
         let mut from = self.by_place.range((place.clone(), 0)..);

@@ -77,6 +77,8 @@ pub enum Event {
     Trimmed { topic: TopicName, queue: u32, base: u64 },
     /// Entries of a queue went onto the shelf, or were written there anew. The page has an extent.
     Paged { topic: TopicName, queue: u32, first: u64, page: Page },
+    /// Contents that nobody needs any more are no longer kept, although entries before them are.
+    LetGo { topic: TopicName, queue: u32, offsets: Vec<u64> },
     /// A content was written anew.
     Moved { holder: Holder, message: Message },
     /// A piece of an image of the whole ledger.

@@ -47,6 +47,8 @@ pub struct Ledger {
     groups: BTreeMap<ConsumerGroup, Group>,
     /// How long messages are kept that every group is done with.
     retention: Duration,
+    /// There is no room to keep them that long.
+    pressed: bool,
     shelf: Arc<dyn Shelf>,
 }
 
@@ -96,6 +98,7 @@ impl Ledger {
     pub fn new(retention: Duration, shelf: Arc<dyn Shelf>) -> Self {
         Self {
             retention,
+            pressed: false,
             shelf,
             topics: BTreeMap::new(),
             producers: BTreeMap::new(),
@@ -106,6 +109,12 @@ impl Ledger {
             delayed: BTreeMap::new(),
             groups: BTreeMap::new(),
         }
+    }
+
+    /// Says whether the engine is short of room: then messages that every group is done with are let go of
+    /// before their retention is over.
+    pub fn press(&mut self, pressed: bool) {
+        self.pressed = pressed;
     }
 
     /// Number of open transactions.

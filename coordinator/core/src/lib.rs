@@ -16,6 +16,7 @@
 //! Deliberately absent: async, IO, clocks, randomness, the wire. Time and fresh ids come in as
 //! arguments; contents stay with the engine, rules only pass their [`Extent`] around.
 
+mod archive;
 mod check;
 mod cursor;
 mod dead_letters;
@@ -34,6 +35,7 @@ mod shelf;
 mod time;
 mod transaction;
 
+pub use archive::Archivist;
 pub use check::{CheckPolicy, InDoubtPolicy, NextCheck};
 pub use cursor::Open;
 pub use event::{Decided, Event, Log, Prepared, Release, Sent};

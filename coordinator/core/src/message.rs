@@ -139,6 +139,11 @@ pub struct Extent {
     pub length: u32,
 }
 
+impl Extent {
+    /// Of a content that is no longer kept.
+    pub const NONE: Self = Self { position: u64::MAX, length: 0 };
+}
+
 /// Which tags a group wants: `*`, or tags joined by `||`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TagFilter(Vec<Tag>);

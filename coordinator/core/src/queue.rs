@@ -72,6 +72,18 @@ pub struct Entry {
     pub origin: Option<Box<Origin>>,
 }
 
+impl Entry {
+    /// Whether its content is still kept. Behind a message that somebody is not done with, the contents of
+    /// others are let go of, but their entries stay, so that offsets are dense.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.content != Extent::NONE
+    }
+
+    pub(crate) fn let_go(&mut self) {
+        self.content = Extent::NONE;
+    }
+}
+
 /// A queue: what everybody is done with and is let go, then pages on the shelf, then entries in memory.
 ///
 /// ```text

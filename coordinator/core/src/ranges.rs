@@ -20,6 +20,16 @@ impl Ranges {
         self.count
     }
 
+    /// How many offsets from `first` up to, and without, `end`.
+    pub(crate) fn count_within(&self, first: u64, end: u64) -> u64 {
+        if first >= end {
+            return 0;
+        }
+        let before = self.around(first).map(|(_, behind)| (first, behind));
+        let within = self.ranges.range(first + 1..end).map(|(start, behind)| (*start, *behind));
+        before.into_iter().chain(within).map(|(start, behind)| behind.min(end).saturating_sub(start)).sum()
+    }
+
     pub(crate) fn insert(&mut self, offset: u64) {
         if self.contains(offset) {
             return;
@@ -96,6 +106,7 @@ mod tests {
                 let all: Vec<u64> = ranges.iter().flat_map(|(start, end)| start..end).collect();
                 prop_assert_eq!(&all, &set.iter().copied().collect::<Vec<_>>());
                 prop_assert_eq!(ranges.count(), set.len() as u64);
+                prop_assert_eq!(ranges.count_within(5, 12), set.range(5..12).count() as u64);
                 prop_assert_eq!(&ranges.iter().collect::<Ranges>(), &ranges);
                 let apart = ranges.iter().zip(ranges.iter().skip(1)).all(|((_, end), (start, _))| end < start);
                 prop_assert!(apart, "ranges touch: {:?}", ranges);

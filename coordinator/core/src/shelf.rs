@@ -58,21 +58,40 @@ pub struct Run {
     pub bytes: u64,
 }
 
-/// Contents further apart than this are in different runs.
-const RUN_GAP_MAX: u64 = 1024 * 1024;
+/// Contents nearer than this are in one run.
+const RUN_GAP_MIN: u64 = 4 * 1024;
+/// Runs of one page; beyond that the nearest are taken together.
+const RUNS_MAX: usize = 16;
 
 impl PageRef {
     pub(crate) fn new(first: u64, page: &Page, extent: Extent) -> Option<Self> {
         let released = (page.0.first()?.released_at, page.0.last()?.released_at);
-        let mut contents: Vec<Run> = page.0.iter().map(|entry| Run::from(entry.content)).collect();
-        contents.sort_unstable_by_key(|run| run.from);
-        contents.dedup_by(|next, run| run.join(*next));
+        let contents = runs(page.0.iter().filter(|entry| entry.is_kept()).map(|entry| entry.content));
         Some(Self { first, count: page.0.len() as u64, extent, released, contents })
     }
 
     pub(crate) fn end(&self) -> u64 {
         self.first + self.count
     }
+}
+
+/// Where contents are: few runs, with the largest gaps between them.
+fn runs(contents: impl Iterator<Item = Extent>) -> Vec<Run> {
+    let mut runs: Vec<Run> = contents.map(Run::from).collect();
+    runs.sort_unstable_by_key(|run| run.from);
+    let mut gaps: Vec<u64> =
+        runs.iter().zip(runs.iter().skip(1)).map(|(run, next)| run.gap_to(next)).collect();
+    gaps.sort_unstable_by(|one, other| other.cmp(one));
+    let apart = gaps.get(RUNS_MAX - 1).copied().unwrap_or(0).max(RUN_GAP_MIN);
+    runs.dedup_by(|next, run| {
+        let near = run.gap_to(next) <= apart;
+        if near {
+            run.to = run.to.max(next.to);
+            run.bytes += next.bytes;
+        }
+        near
+    });
+    runs
 }
 
 impl Run {
@@ -82,14 +101,8 @@ impl Run {
         self.from < to && from < self.to
     }
 
-    /// Takes the next one in if it is near.
-    fn join(&mut self, next: Self) -> bool {
-        let near = next.from <= self.to.saturating_add(RUN_GAP_MAX);
-        if near {
-            self.to = self.to.max(next.to);
-            self.bytes += next.bytes;
-        }
-        near
+    fn gap_to(&self, next: &Self) -> u64 {
+        next.from.saturating_sub(self.to)
     }
 }
 
@@ -123,14 +136,16 @@ mod tests {
 
     #[test]
     fn near_contents_are_one_run() {
-        let run = |from, to, bytes| Run { from, to, bytes };
-        let far = RUN_GAP_MAX * 2;
-        for (mut first, next, joined) in [
-            (run(0, 10, 10), run(10, 30, 20), Some(run(0, 30, 30))),
-            (run(0, 10, 10), run(500, 530, 30), Some(run(0, 530, 40))),
-            (run(0, 10, 10), run(far, far + 1, 1), None),
-        ] {
-            assert_eq!(first.join(next).then_some(first), joined);
-        }
+        let extent = |position| Extent { position, length: 10 };
+        let bytes_of = |positions: &[u64]| runs(positions.iter().map(|at| extent(*at)));
+        assert_eq!(bytes_of(&[]), []);
+        assert_eq!(bytes_of(&[500, 0]), [Run { from: 0, to: 510, bytes: 20 }]);
+        let far = 10 * RUN_GAP_MIN;
+        let (one, other) = (Run { from: 0, to: 10, bytes: 10 }, Run { from: far, to: far + 10, bytes: 10 });
+        assert_eq!(bytes_of(&[0, far]), [one, other]);
+        let many: Vec<u64> = (0..100).map(|at| at * far + (at / 10) * far).collect();
+        let runs = bytes_of(&many);
+        assert!((1..=RUNS_MAX).contains(&runs.len()), "{} runs", runs.len());
+        assert_eq!(runs.iter().map(|run| run.bytes).sum::<u64>(), 1_000);
     }
 }

@@ -10,6 +10,7 @@ use crate::image::{Half, OpenTransaction};
 use crate::message::{Extent, Message, MessageGroup, hash};
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
 use crate::queue::{Entry, Origin, Place, Topic};
+use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
 use crate::transaction::{DecidedBy, Decision, Verdict};
 
@@ -27,10 +28,7 @@ impl Ledger {
                 Ok(())
             }
             Event::TopicDeleted { topic } => self.topic_deleted(&topic),
-            Event::GroupConfigured { group, retry } => {
-                self.groups.entry(group).or_default().retry = retry;
-                Ok(())
-            }
+            Event::GroupConfigured { group, retry } => self.group_configured(group, retry),
             Event::Subscribed { group, topic, filter, floors } => {
                 self.subscribed(group, topic, filter, &floors)
             }
@@ -80,18 +78,13 @@ impl Ledger {
             Event::DeadLettersReplayed { group, numbers, at } => {
                 self.dead_letters_replayed(&group, &numbers, at)
             }
-            Event::DeadLettersPurged { group, numbers } => {
-                let group = self.groups.get_mut(&group).ok_or(Inconsistency("group"))?;
-                numbers.iter().for_each(|number| drop(group.dead.remove(*number)));
-                Ok(())
-            }
-            Event::Trimmed { topic, queue, base } => {
-                let topic = self.topics.get_mut(&topic).ok_or(Inconsistency("topic"))?;
-                topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
-                Ok(())
-            }
+            Event::DeadLettersPurged { group, numbers } => self.dead_letters_purged(&group, &numbers),
+            Event::Trimmed { topic, queue, base } => self.trimmed(&topic, queue, base),
             Event::Paged { topic, queue, first, page } => {
                 self.paged(&topic, queue, first, &page, extents).ok_or(Inconsistency("a page of nothing"))
+            }
+            Event::LetGo { topic, queue, offsets } => {
+                self.let_go(&topic, queue, &offsets).ok_or(Inconsistency("nothing to let go of"))
             }
             Event::Moved { holder, .. } => {
                 self.moved(&holder, extents).ok_or(Inconsistency("a content of nothing was moved"))
@@ -112,6 +105,23 @@ impl Ledger {
             transaction.next_check = crate::check::warmed_up(transaction.next_check, *id, now, window);
             producer.due.insert((transaction.next_check, *id));
         }
+    }
+
+    fn group_configured(&mut self, group: ConsumerGroup, retry: RetryPolicy) -> Applied {
+        self.groups.entry(group).or_default().retry = retry;
+        Ok(())
+    }
+
+    fn dead_letters_purged(&mut self, group: &ConsumerGroup, numbers: &[u64]) -> Applied {
+        let group = self.groups.get_mut(group).ok_or(Inconsistency("group"))?;
+        numbers.iter().for_each(|number| drop(group.dead.remove(*number)));
+        Ok(())
+    }
+
+    fn trimmed(&mut self, topic: &TopicName, queue: u32, base: u64) -> Applied {
+        let topic = self.topics.get_mut(topic).ok_or(Inconsistency("topic"))?;
+        topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
+        Ok(())
     }
 
     fn topic_deleted(&mut self, name: &TopicName) -> Applied {

@@ -1,6 +1,8 @@
 //! What time alone does: delayed messages come out, last leases end, old messages are let go.
 
 use super::consume::lease_ended;
+use std::time::Duration;
+
 use super::{Group, Ledger};
 use crate::cursor::Cursor;
 use crate::event::{Event, Log, Release};
@@ -78,9 +80,7 @@ impl Ledger {
     /// A topic that nobody reads keeps all: its first reader may begin at the beginning. Of dead letters
     /// only those that were replayed or purged go.
     fn trim(&mut self, now: Timestamp, log: &mut dyn Log) {
-        let old = Timestamp::from_micros(
-            now.as_micros().saturating_sub(u64::try_from(self.retention.as_micros()).unwrap_or(u64::MAX)),
-        );
+        let old = self.kept_since(now);
         let mut trims = Vec::new();
         for (name, topic) in &self.topics {
             let with_old = (0..)
@@ -95,6 +95,13 @@ impl Ledger {
             }
         }
         trims.into_iter().for_each(|trim| self.record(log, trim));
+    }
+
+    /// Messages released before are kept only as long as somebody needs them.
+    pub(super) fn kept_since(&self, now: Timestamp) -> Timestamp {
+        let retention = if self.pressed { Duration::ZERO } else { self.retention };
+        let retention = u64::try_from(retention.as_micros()).unwrap_or(u64::MAX);
+        Timestamp::from_micros(now.as_micros().saturating_sub(retention))
     }
 
     /// The oldest offset that some group, or a dead letter, still needs; `None` if all are kept.

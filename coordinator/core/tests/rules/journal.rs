@@ -1,9 +1,13 @@
 //! Keeps every event in memory, and makes the ledger again from them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use halfmq_core::{Entry, Event, Extent, Ledger, Log, Message, Shelf, State, Timestamp};
+use halfmq_core::{
+    Archivist, DecidedTransaction, Entry, Event, Extent, Ledger, Log, Message, Shelf, State, Timestamp,
+    TransactionId,
+};
 
 /// An extent's position counts contents: it is an index into the messages; those of pages come behind.
 #[derive(Default)]
@@ -59,10 +63,16 @@ impl Journal {
     }
 
     /// Writes every content anew that is still needed, and sees that nothing is left behind.
-    pub(crate) fn carry_all(&mut self, ledger: &mut Ledger) {
+    pub(crate) fn carry_all(&mut self, ledger: &mut Ledger, now: Timestamp) {
         let (read, old) = (self.reader(), (0, self.messages.len() as u64));
-        ledger.carry_forward(old, u64::MAX, &read, self);
-        ledger.needed(&mut |run| assert!(!run.touches(old.0, old.1), "{run:?} was left behind"));
+        ledger.carry_forward(now, old, u64::MAX, &read, self);
+        ledger.held(now, &mut |run| assert!(!run.touches(old.0, old.1), "{run:?} was left behind"));
+    }
+
+    /// Decided transactions, found in the events alone.
+    pub(crate) fn archived(&self) -> BTreeMap<TransactionId, DecidedTransaction> {
+        let mut archivist = Archivist::default();
+        self.events.iter().filter_map(|(event, _)| archivist.follow(event.clone())).collect()
     }
 
     /// Writes an image down, and forgets all events before it.

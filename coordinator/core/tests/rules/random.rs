@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use halfmq_core::{
     Answer, CheckPolicy, ConsumerGroup, Decide, DecidedBy, Decision, Delivery, Event, Ledger, Message,
-    MessageId, Place, Prepare, Receipt, Receive, Rejection, RetryPolicy, Send, Start, TagFilter, Timestamp,
-    TopicName, TransactionId, Visibility,
+    MessageId, Place, Prepare, Receipt, Receive, Rejection, RetryPolicy, Send, Start, State, TagFilter,
+    Timestamp, TopicName, TransactionId, Visibility,
 };
 use proptest::prelude::*;
 
@@ -153,11 +153,14 @@ impl Run {
             Command::Shelve { entries } => {
                 self.ledger.shelve(*entries, &mut self.log);
             }
-            Command::Carry { from: 0, .. } => self.log.carry_all(&mut self.ledger),
+            Command::Carry { from: 0, .. } => {
+                let now = self.now();
+                self.log.carry_all(&mut self.ledger, now);
+            }
             Command::Carry { from, bytes } => {
                 let read = self.log.reader();
                 let stretch = (*from, from + bytes);
-                let written = self.ledger.carry_forward(stretch, *bytes, &read, &mut self.log);
+                let written = self.ledger.carry_forward(self.now(), stretch, *bytes, &read, &mut self.log);
                 assert!(written == 0 || written < bytes + 10, "{written} bytes were written");
             }
         }
@@ -339,6 +342,14 @@ impl Run {
     fn crash(&mut self) {
         let ledger = self.log.replayed(Duration::ZERO);
         assert_eq!(observe(&ledger), observe(&self.ledger));
+        let archived = self.log.archived();
+        let known = [State::Committed, State::RolledBack]
+            .into_iter()
+            .flat_map(|state| ledger.list(Some(state), None, None, usize::MAX));
+        for view in known {
+            let archived = archived.get(&view.transaction).map(|decided| decided.view(view.transaction));
+            assert_eq!(archived, Some(view), "an index made anew would not have it");
+        }
         self.ledger = ledger;
     }
 

@@ -104,6 +104,10 @@ impl Teller {
                 let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
                 return Err(format!("{so_far}>>> but a restart here makes {gone:#?} to {new:#?}"));
             }
+            for (id, archived) in teller.journal.archived() {
+                let known = teller.ledger.decided_transaction(id).or_else(|| teller.past.get(&id));
+                assert_eq!(known, Some(&archived), "{so_far}");
+            }
             match between {
                 Between::Nothing | Between::Shelf => {}
                 Between::Restart | Between::Image => teller.ledger = replayed,
@@ -114,10 +118,10 @@ impl Teller {
 
     /// Nothing stays in memory that can go onto the shelf, and nothing stays where it is.
     fn put_away(&mut self) {
-        self.journal.carry_all(&mut self.ledger);
+        self.journal.carry_all(&mut self.ledger, self.now);
         while self.ledger.shelve(1, &mut self.journal) {}
         assert_eq!(self.ledger.hot_entries(), 0);
-        self.journal.carry_all(&mut self.ledger);
+        self.journal.carry_all(&mut self.ledger, self.now);
     }
 
     /// The ledger after a restart. An engine lets it forget again what had been forgotten.

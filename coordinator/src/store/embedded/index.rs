@@ -32,6 +32,8 @@ use crate::store::{ListTransactions, Unavailable};
 const BATCH_MAX: usize = 1_024;
 /// How often the index is synced while there is something to write.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// Decisions that wait while an index is rebuilt.
+const WAITING_MAX: u64 = 65_536;
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The index.
@@ -39,6 +41,8 @@ pub struct Index {
     tree: sled::Db,
     path: PathBuf,
     through: std::sync::Arc<AtomicU64>,
+    /// Decisions that were added and are not written yet.
+    waiting: std::sync::Arc<AtomicU64>,
     broken: std::sync::Arc<AtomicBool>,
     keeper: Mutex<Option<Keeper>>,
 }
@@ -72,22 +76,19 @@ impl Index {
             tree,
             path: path.to_owned(),
             through: std::sync::Arc::default(),
+            waiting: std::sync::Arc::default(),
             broken: std::sync::Arc::default(),
             keeper: Mutex::new(None),
         })
     }
 
-    /// Starts with the journal of this identity, whose next frame has this sequence. Returns up to which
-    /// frame the index has everything.
-    pub fn begin(&self, identity: u64, next_sequence: u64) -> u64 {
+    /// Starts with the journal of this identity. Returns up to which frame the index has everything.
+    pub fn begin(&self, identity: u64) -> u64 {
         let mark = guarded(|| self.tree.get(MARK)).ok().flatten().and_then(|mark| take_mark(&mark));
         let through = match mark {
-            Some((of, through)) if of == identity && through < next_sequence => through,
+            Some((of, through)) if of == identity => through,
             Some(_) | None => {
-                if !self.tree.is_empty() {
-                    tracing::warn!("the index belongs to another journal; it will be rebuilt");
-                }
-                self.broken.fetch_or(guarded(|| self.tree.clear()).is_err(), Ordering::AcqRel);
+                self.clear();
                 0
             }
         };
@@ -98,6 +99,7 @@ impl Index {
             path: self.path.clone(),
             identity,
             through: std::sync::Arc::clone(&self.through),
+            waiting: std::sync::Arc::clone(&self.waiting),
         };
         let broken = std::sync::Arc::clone(&self.broken);
         let thread = std::thread::Builder::new().name("halfmq-index".into()).spawn(move || {
@@ -118,10 +120,27 @@ impl Index {
         through
     }
 
+    /// Throws everything away; [`Index::begin`] starts it anew.
+    pub fn clear(&self) {
+        self.close();
+        if !self.tree.is_empty() {
+            tracing::warn!("the index belongs to another journal; it will be rebuilt");
+        }
+        self.broken.fetch_or(guarded(|| self.tree.clear()).is_err(), Ordering::AcqRel);
+    }
+
+    /// Waits until what was added is not too much to hold in memory.
+    pub fn wait_for_room(&self) {
+        while self.waiting.load(Ordering::Acquire) > WAITING_MAX && !self.broken.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Takes a decision that is durable in the frame of this sequence.
     pub fn add(&self, sequence: u64, id: TransactionId, transaction: DecidedTransaction) {
         if let Some(keeper) = &*self.keeper() {
             // A keeper that has given up marked the index as broken; memory keeps the decision then.
+            self.waiting.fetch_add(1, Ordering::AcqRel);
             drop(keeper.work.send(Decided { sequence, id, transaction }));
         }
     }
@@ -213,6 +232,7 @@ struct Writer {
     path: PathBuf,
     identity: u64,
     through: std::sync::Arc<AtomicU64>,
+    waiting: std::sync::Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -229,7 +249,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return self.sync(&mut unsynced),
             };
-            let mut written = 0;
+            let mut written = 0_u64;
             let mut batch = sled::Batch::default();
             let mut last = first.sequence;
             for decided in std::iter::once(first).chain(work.try_iter().take(BATCH_MAX)) {
@@ -240,8 +260,9 @@ impl Writer {
             // The last frame may have more decisions than this batch: only frames before it are complete.
             batch.insert(MARK, put_mark(self.identity, last.saturating_sub(1)).to_vec());
             self.tree.apply_batch(batch)?;
+            self.waiting.fetch_sub(written, Ordering::AcqRel);
             unsynced = Some(last.saturating_sub(1));
-            if written < BATCH_MAX {
+            if written < BATCH_MAX as u64 {
                 self.sync(&mut unsynced)?;
             }
         }
