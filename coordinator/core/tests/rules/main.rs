@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test may panic, and says where")]
 
 mod bounds;
+mod call;
 mod journal;
 mod random;
 mod stories;

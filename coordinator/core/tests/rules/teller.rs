@@ -9,6 +9,7 @@ use halfmq_core::{
     Send, Start, State, TagFilter, Timestamp, TransactionId, Visibility,
 };
 
+use crate::call::{Call, seconds};
 use crate::journal::{Journal, observe};
 
 const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
@@ -37,37 +38,6 @@ pub(crate) enum Between {
     Image,
     /// All entries go onto the shelf, and all contents somewhere else.
     Shelf,
-}
-
-/// The words of a call, and its `name=value` options.
-struct Call<'a> {
-    words: Vec<&'a str>,
-    options: HashMap<&'a str, &'a str>,
-}
-
-impl<'a> Call<'a> {
-    fn read(line: &'a str) -> Self {
-        let (options, words): (Vec<&str>, Vec<&str>) =
-            line.split_whitespace().partition(|word| word.contains('='));
-        Self { words, options: options.into_iter().filter_map(|option| option.split_once('=')).collect() }
-    }
-
-    fn word(&self, at: usize) -> &'a str {
-        self.words.get(at).copied().unwrap_or_else(|| panic!("word {at} is missing in {:?}", self.words))
-    }
-
-    fn option(&self, name: &str) -> Option<&'a str> {
-        self.options.get(name).copied()
-    }
-
-    fn seconds(&self, name: &str, default: u64) -> Duration {
-        self.option(name).map_or(Duration::from_secs(default), seconds)
-    }
-
-    fn number<N: std::str::FromStr>(&self, name: &str, default: N) -> N {
-        self.option(name)
-            .map_or(default, |number| number.parse().unwrap_or_else(|_| panic!("{name}={number}")))
-    }
 }
 
 impl Teller {
@@ -491,10 +461,6 @@ fn start(text: &str) -> Start {
         "end" => Start::End,
         since => Start::At(START.after(seconds(since))),
     }
-}
-
-fn seconds(text: &str) -> Duration {
-    Duration::from_secs(text.trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{text:?} is no time")))
 }
 
 fn names(names: impl Iterator<Item = String>) -> String {
