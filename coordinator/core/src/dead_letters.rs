@@ -55,7 +55,7 @@ impl DeadLetters {
     }
 
     /// How many came from this queue, from one offset up to, and without, another.
-    pub(crate) fn from_within(&self, topic: &TopicName, queue: u32, first: u64, end: u64) -> u64 {
+    pub(crate) fn within(&self, topic: &TopicName, queue: u32, first: u64, end: u64) -> u64 {
         let place = |offset| (Place { topic: topic.clone(), queue, offset }, 0);
         self.by_place.range(place(first)..place(end)).count() as u64
     }

@@ -94,6 +94,7 @@ impl World {
             page_entries: 4,
             image_every: if self.frugal { 16 * 1024 } else { u64::MAX },
             retention_bytes: if self.frugal { 64 * 1024 } else { u64::MAX },
+            receipt_retention: Duration::MAX,
             upkeep_every: Duration::from_millis(500),
             progress: None,
             clock: self.clock.clone(),

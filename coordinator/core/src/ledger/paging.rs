@@ -205,7 +205,7 @@ impl Ledger {
             return end.saturating_sub(first);
         }
         let origins: u64 =
-            self.groups.values().map(|group| group.dead.from_within(topic, queue, first, end)).sum();
+            self.groups.values().map(|group| group.dead.within(topic, queue, first, end)).sum();
         undone.unwrap_or(0) + letters.unwrap_or(0) + origins
     }
 

@@ -99,9 +99,7 @@ impl Ledger {
 
     /// Messages released before are kept only as long as somebody needs them.
     pub(super) fn kept_since(&self, now: Timestamp) -> Timestamp {
-        let retention = if self.pressed { Duration::ZERO } else { self.retention };
-        let retention = u64::try_from(retention.as_micros()).unwrap_or(u64::MAX);
-        Timestamp::from_micros(now.as_micros().saturating_sub(retention))
+        now.before(if self.pressed { Duration::ZERO } else { self.retention })
     }
 
     /// The oldest offset that some group, or a dead letter, still needs; `None` if all are kept.

@@ -478,7 +478,7 @@ fn refusal(rejection: &Rejection) -> String {
         Rejection::TopicExists { queues, .. } => format!("exists with {queues} queues"),
         Rejection::TopicInUse { why, .. } => format!("in use: {why}"),
         Rejection::UnknownGroup(group) => format!("no group {group}"),
-        Rejection::UnknownTransaction(_) => "no transaction".into(),
+        Rejection::UnknownTransaction(_) | Rejection::ReceiptPruned(_) => "no transaction".into(),
         Rejection::DecisionConflict { stands, asked, .. } => {
             assert_ne!(stands.decision, *asked, "that is no conflict");
             format!("conflict {}", stands.decision)

@@ -48,6 +48,8 @@ pub struct EngineOptions {
     pub retention: Duration,
     /// They go earlier while the journal is larger than this.
     pub retention_bytes: u64,
+    /// How long receipts of decided transactions are kept.
+    pub receipt_retention: Duration,
     /// Decided transactions that stay in memory although the index has them.
     pub decided_kept: usize,
     /// Queue entries that stay in memory.
@@ -74,6 +76,7 @@ impl Default for EngineOptions {
             journal: JournalOptions::default(),
             retention: Duration::from_secs(3600),
             retention_bytes: 1024 * 1024 * 1024,
+            receipt_retention: Duration::from_secs(7 * 24 * 3600),
             decided_kept: 10_000,
             hot_entries_max: 65_536,
             page_entries: PAGE_ENTRIES,
@@ -345,7 +348,7 @@ impl Turn<'_> {
         match self.ledger.decide(self.now, decide, self.log) {
             Err(Rejection::UnknownTransaction(_)) => Ok(match self.indexed(id)? {
                 Some(decided) => decided.decided_again(id, asked),
-                None => Err(Rejection::UnknownTransaction(id)),
+                None => Err(self.missing(id)),
             }),
             answer => Ok(answer),
         }
@@ -366,7 +369,7 @@ impl Turn<'_> {
             (Err(Rejection::UnknownTransaction(_)), Answer::Decided(asked)) => {
                 Ok(match self.indexed(id)? {
                     Some(decided) => decided.decided_again(id, asked).map(Some),
-                    None => Err(Rejection::UnknownTransaction(id)),
+                    None => Err(self.missing(id)),
                 })
             }
             (answered, Answer::Decided(_) | Answer::Unknown) => Ok(answered),
@@ -381,6 +384,15 @@ impl Turn<'_> {
         match self.ledger.describe(id) {
             Some(view) => Ok(Some(view)),
             None => Ok(self.indexed(id)?.map(|decided| decided.view(id))),
+        }
+    }
+
+    /// Why nothing is known of this transaction: it never was, or its receipt is not kept any more.
+    #[must_use]
+    pub fn missing(&self, id: TransactionId) -> Rejection {
+        match self.index {
+            Some(index) if id.made_at() < index.floor() => Rejection::ReceiptPruned(id),
+            Some(_) | None => Rejection::UnknownTransaction(id),
         }
     }
 

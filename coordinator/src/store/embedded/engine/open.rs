@@ -122,6 +122,12 @@ struct Opening {
     /// Decided, with the sequence of their frame.
     decided: VecDeque<(u64, TransactionId)>,
     latest: Timestamp,
+    /// The index is made anew, also from frames that the start does not need.
+    rebuilds: bool,
+    /// These go back to the very first one without a gap.
+    whole: bool,
+    /// Sequence of the last of them.
+    older: u64,
     /// The image that the start begins with is not whole yet.
     restoring: bool,
     /// Address of the first frame that the start needs.
@@ -140,9 +146,28 @@ impl Opening {
             archivist: Archivist::default(),
             decided: VecDeque::new(),
             latest: Timestamp::ZERO,
+            rebuilds: false,
+            whole: true,
+            older: 0,
             restoring: false,
             needed_from: 0,
             progress: options.progress.clone(),
+        }
+    }
+}
+
+impl Opening {
+    /// Segments may be gone, and receipts with them: then not all is known of what was made before the image.
+    fn begin_index(&self, piece: &Image, sequence: u64) {
+        if let (true, Image::Began { .. }, Some(Progress(report))) = (self.rebuilds, piece, &self.progress) {
+            report(self.needed_from, self.needed_from);
+        }
+        let whole = self.whole && sequence == self.older + 1;
+        if let (Image::Began { at }, Some(index)) = (piece, &self.index)
+            && self.rebuilds
+            && !whole
+        {
+            index.raise_floor(*at);
         }
     }
 }
@@ -152,17 +177,20 @@ impl Reader for Opening {
         self.shelf.open(segments);
         self.restoring = beginning.image.is_some();
         self.needed_from = beginning.image.map_or(0, |image| image.address);
-        self.through = self.index.as_ref().map_or(0, |index| index.begin(beginning.identity));
-        let lags = beginning.image.is_some_and(|image| self.through + 1 < image.sequence);
-        self.index.is_some() && lags
+        // What the index did not have when the image was made is in the image.
+        let known = self.index.as_ref().and_then(|index| index.begin(beginning.identity));
+        self.through = known.unwrap_or(0);
+        self.rebuilds = self.index.is_some() && known.is_none() && beginning.image.is_some();
+        self.rebuilds
     }
 
     fn older(&mut self, records: &[u8], address: u64, sequence: u64) -> Result<(), String> {
         let Some(index) = &self.index else { return Ok(()) };
+        self.whole &= sequence == self.older + 1;
+        self.older = sequence;
         let mut records = record::Reader::events(records, address);
         while let Some((event, _)) = records.event().map_err(|malformed| malformed.to_string())? {
-            let ended = self.archivist.follow(event);
-            if let Some((id, transaction)) = ended.filter(|_| sequence > self.through) {
+            if let Some((id, transaction)) = self.archivist.follow(event) {
                 index.add(sequence, id, transaction);
             }
         }
@@ -182,6 +210,7 @@ impl Reader for Opening {
                     continue;
                 }
                 self.restoring = !matches!(**piece, Image::Ended);
+                self.begin_index(piece, sequence);
             }
             self.decided.extend(decides(&event).map(|id| (sequence, id)));
             self.latest = self.latest.max(time_of(&event).unwrap_or_default());

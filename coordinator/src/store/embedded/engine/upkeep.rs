@@ -26,6 +26,8 @@ const CARRIES_MAX: usize = 8;
 const PAGES_MAX: usize = 512;
 /// Looks between two that add up what is needed.
 const RECKON_EVERY: u32 = 5;
+/// Looks between two that let go of old receipts.
+const PRUNE_EVERY: u32 = 60;
 /// An image is made only when the journal has grown by so many times the last one.
 const IMAGE_GROWTH: u64 = 4;
 
@@ -36,6 +38,7 @@ pub(super) struct Upkeep {
     page_entries: usize,
     image_every: u64,
     retention_bytes: u64,
+    receipt_retention: std::time::Duration,
     segment_bytes: u64,
     every: std::time::Duration,
     next: Timestamp,
@@ -56,6 +59,7 @@ impl Upkeep {
             page_entries: options.page_entries,
             image_every: options.image_every,
             retention_bytes: options.retention_bytes,
+            receipt_retention: options.receipt_retention,
             segment_bytes: options.journal.segment_bytes,
             every: options.upkeep_every,
             next: now.after(options.upkeep_every),
@@ -104,6 +108,11 @@ impl Engine {
         let file_bytes = self.journal.file_bytes();
         telemetry::journal_size(file_bytes);
         self.ledger.press(file_bytes > self.upkeep.retention_bytes);
+        if self.upkeep.looks % PRUNE_EVERY == 1
+            && let Some(index) = &self.index
+        {
+            index.prune(self.latest.before(self.upkeep.receipt_retention));
+        }
         let grown = self.grown();
         if self.upkeep.looks.is_multiple_of(RECKON_EVERY) {
             return self.reckon(grown);
