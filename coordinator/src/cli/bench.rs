@@ -11,6 +11,7 @@
 //! The load knows drivers, not transports: gRPC to a server of its own or to a given one, or the bare engine.
 
 mod append_log;
+mod backlog;
 mod driver;
 mod engine;
 mod home;
@@ -22,6 +23,7 @@ mod report;
 mod tally;
 
 use super::{endpoint::Endpoint, failure::Failure, output::Output};
+use backlog::Fill;
 use driver::Driver;
 use home::Home;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -59,6 +61,15 @@ pub(super) struct Bench {
     /// The embedded store without network and APIs, beside a bare append log of the same bytes
     #[arg(long, conflicts_with_all = ["endpoint", "metrics"])]
     engine_only: bool,
+    /// Instead: leave so many messages unread, kill, start again, and say what memory and start take
+    #[arg(long, value_name = "N", conflicts_with_all = ["endpoint", "metrics", "engine_only", "rate"])]
+    backlog: Option<u64>,
+    /// With --backlog: leave so many transactions undecided besides
+    #[arg(long, value_name = "N", requires = "backlog", default_value_t = 0)]
+    open: u64,
+    /// The process that fills the store; the one that started it kills it.
+    #[arg(long, hide = true, requires_all = ["backlog", "data"])]
+    fill_only: bool,
     /// Where the store is put and left behind [default: a temporary folder]
     #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
     data: Option<PathBuf>,
@@ -72,6 +83,9 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) async fn run(self, output: Output) -> Result<(), Failure> {
+        if let Some(backlog) = self.backlog {
+            return self.long_backlog(backlog, output).await;
+        }
         let load = self.load();
         let progress =
             if output.is_for_people() { progress(load.transactions) } else { ProgressBar::hidden() };
@@ -84,6 +98,17 @@ impl Bench {
         let report = report?;
         output.answer(|| report.text(), || report.json())?;
         report.verdict()
+    }
+
+    async fn long_backlog(self, backlog: u64, output: Output) -> Result<(), Failure> {
+        let fill = Fill { backlog, open: self.open, body_bytes: self.size };
+        let home = Home::new(self.data)?;
+        if self.fill_only {
+            return backlog::fill(home.path(), fill).await;
+        }
+        let progress =
+            if output.is_for_people() { progress(backlog + fill.open) } else { ProgressBar::hidden() };
+        backlog::measure(home, fill, output, &progress)
     }
 
     fn load(&self) -> Load {

@@ -28,6 +28,7 @@ use std::time::Duration;
 use halfmq_core::{DecidedTransaction, ProducerGroup, RequestId, State, Timestamp, TransactionId};
 
 use super::record::{put_decided, take_decided};
+use crate::clock::Clock;
 use crate::store::{ListTransactions, Unavailable};
 
 /// Decisions written in one batch.
@@ -57,6 +58,8 @@ struct Keeper {
 
 enum Job {
     Add(Decided),
+    /// All up to this frame was added: from now on the index says how much it has.
+    Complete(u64),
     Prune(Timestamp),
 }
 
@@ -92,7 +95,7 @@ impl Index {
     }
 
     /// Starts with the journal of this identity. Returns up to which frame the index has everything; `None`:
-    /// it has nothing and is made anew.
+    /// it has nothing, and is made anew until [`Index::complete`].
     pub fn begin(&self, identity: u64) -> Option<u64> {
         let mark = guarded(|| self.tree.get(MARK)).ok().flatten().and_then(|mark| take_mark(&mark));
         let known = mark.filter(|(of, _)| *of == identity).map(|(_, through)| through);
@@ -105,12 +108,14 @@ impl Index {
         let through = known.unwrap_or(0);
         self.through.store(through, Ordering::Release);
         let (work, jobs) = channel();
-        let writer = Writer {
+        let mut writer = Writer {
             tree: self.tree.clone(),
             path: self.path.clone(),
             identity,
             through: std::sync::Arc::clone(&self.through),
             waiting: std::sync::Arc::clone(&self.waiting),
+            complete: known.is_some(),
+            unsynced: None,
         };
         let broken = std::sync::Arc::clone(&self.broken);
         let thread = std::thread::Builder::new().name("halfmq-index".into()).spawn(move || {
@@ -153,6 +158,13 @@ impl Index {
             // A keeper that has given up marked the index as broken; memory keeps the decision then.
             self.waiting.fetch_add(1, Ordering::AcqRel);
             drop(keeper.work.send(Job::Add(Decided { sequence, id, transaction })));
+        }
+    }
+
+    /// Says that everything up to this frame was added. If the process dies before, the index begins anew.
+    pub fn complete(&self, through: u64) {
+        if let Some(keeper) = &*self.keeper() {
+            drop(keeper.work.send(Job::Complete(through)));
         }
     }
 
@@ -268,54 +280,62 @@ struct Writer {
     identity: u64,
     through: std::sync::Arc<AtomicU64>,
     waiting: std::sync::Arc<AtomicU64>,
+    /// Nothing is missing that is older than what comes next.
+    complete: bool,
+    /// Written, not synced: everything up to this frame.
+    unsynced: Option<u64>,
 }
 
 impl Writer {
-    fn run(&self, work: &Receiver<Job>) -> io::Result<()> {
+    fn run(&mut self, work: &Receiver<Job>) -> io::Result<()> {
         use std::sync::mpsc::RecvTimeoutError;
-        let mut unsynced = None;
+        let mut since_sync = Clock::stopwatch();
         loop {
-            // Woken by the next decision, or after a while to sync what has been written.
-            let first = match work.recv_timeout(SYNC_EVERY) {
-                Ok(Job::Add(decided)) => decided,
-                Ok(Job::Prune(before)) => {
-                    self.prune(before)?;
-                    continue;
-                }
+            // Woken by the next job, or after a while to sync what has been written.
+            let mut next = match work.recv_timeout(SYNC_EVERY) {
+                Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.sync(&mut unsynced)?;
+                    self.sync()?;
                     continue;
                 }
-                Err(RecvTimeoutError::Disconnected) => return self.sync(&mut unsynced),
+                Err(RecvTimeoutError::Disconnected) => return self.sync(),
             };
-            let mut written = 0_u64;
-            let mut batch = sled::Batch::default();
-            let mut last = first.sequence;
-            let mut prune = None;
-            let more = work.try_iter().take(BATCH_MAX).filter_map(|job| match job {
-                Job::Add(decided) => Some(decided),
-                Job::Prune(before) => {
-                    prune = Some(before);
-                    None
+            let mut decided = Vec::new();
+            while let Some(job) = next {
+                match job {
+                    Job::Add(one) => decided.push(one),
+                    Job::Complete(through) => {
+                        self.write(&std::mem::take(&mut decided))?;
+                        self.complete = true;
+                        self.tree.insert(MARK, put_mark(self.identity, through).to_vec())?;
+                        self.unsynced = Some(through);
+                    }
+                    Job::Prune(before) => self.prune(before)?,
                 }
-            });
-            for decided in std::iter::once(first).chain(more) {
-                last = decided.sequence;
-                put(&mut batch, &decided);
-                written += 1;
+                next = if decided.len() < BATCH_MAX { work.try_recv().ok() } else { None };
             }
-            // The last frame may have more decisions than this batch: only frames before it are complete.
-            batch.insert(MARK, put_mark(self.identity, last.saturating_sub(1)).to_vec());
-            self.tree.apply_batch(batch)?;
-            self.waiting.fetch_sub(written, Ordering::AcqRel);
-            unsynced = Some(last.saturating_sub(1));
-            if let Some(before) = prune {
-                self.prune(before)?;
-            }
-            if written < BATCH_MAX as u64 {
-                self.sync(&mut unsynced)?;
+            self.write(&decided)?;
+            // Not more often: the journal's syncs, for which callers wait, go to the same disk.
+            if since_sync.elapsed() >= SYNC_EVERY {
+                self.sync()?;
+                since_sync = Clock::stopwatch();
             }
         }
+    }
+
+    fn write(&mut self, decided: &[Decided]) -> io::Result<()> {
+        let Some(last) = decided.last() else { return Ok(()) };
+        let mut batch = sled::Batch::default();
+        decided.iter().for_each(|one| put(&mut batch, one));
+        if self.complete {
+            // The last frame may have more decisions than this batch: only frames before it are complete.
+            let through = last.sequence.saturating_sub(1);
+            batch.insert(MARK, put_mark(self.identity, through).to_vec());
+            self.unsynced = Some(through);
+        }
+        self.tree.apply_batch(batch)?;
+        self.waiting.fetch_sub(decided.len() as u64, Ordering::AcqRel);
+        Ok(())
     }
 
     fn prune(&self, before: Timestamp) -> io::Result<()> {
@@ -340,8 +360,8 @@ impl Writer {
         Ok(())
     }
 
-    fn sync(&self, unsynced: &mut Option<u64>) -> io::Result<()> {
-        let Some(through) = unsynced.take() else { return Ok(()) };
+    fn sync(&mut self) -> io::Result<()> {
+        let Some(through) = self.unsynced.take() else { return Ok(()) };
         self.tree.flush()?;
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
