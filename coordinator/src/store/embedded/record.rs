@@ -164,6 +164,7 @@ events! {
     18 DeadLettersReplayed { group, numbers, at }
     19 DeadLettersPurged { group, numbers }
     20 Trimmed { topic, queue, base }
+    21 Recalled { transaction, index, due }
     ; 8 Prepared ; 9 Sent ; 10 Decided
 }
 
