@@ -166,7 +166,7 @@ class Server:
     def cli(self, *arguments, check=True):
         """Runs a command of the binary and returns what it prints as JSON."""
         done = subprocess.run(
-            [os.environ["HALFMQ_BIN"], "--endpoint", f"http://{self.grpc}", "--json", *arguments],
+            [os.environ["HALFMQ_BIN"], *arguments, "--endpoint", f"http://{self.grpc}", "--json"],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
