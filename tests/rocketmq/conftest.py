@@ -61,6 +61,8 @@ class Driver:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("a"),
+            # Libraries keep logs in the home folder.
+            env=os.environ | {"HOME": str(log.parent), "rocketmq.client.logRoot": str(log.parent / "logs")},
             text=True,
         )
         self.numbers = itertools.count(1)
