@@ -26,7 +26,7 @@ SOON = {
     "HALFMQ_CHECKS__INTERVAL_MAX": "1s",
     "HALFMQ_CHECKS__ANSWER_TIMEOUT": "2s",
     "HALFMQ_ROCKETMQ__PUSH_INVISIBLE": "4s",
-    "HALFMQ_ROCKETMQ__FIFO_GROUPS": ",".join(f"fifo-{language}" for language in LANGUAGES),
+    "HALFMQ_ROCKETMQ__FIFO_GROUPS": ",".join(f"fifo-{kind}" for language in LANGUAGES for kind in (language, f"end-{language}")),
 }
 NUMBERS = itertools.count(1)
 
@@ -274,7 +274,9 @@ class Reader:
 def pytest_generate_tests(metafunc):
     if "language" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("languages")
-        metafunc.parametrize("language", installed(only.args if only else LANGUAGES))
+        # One process for each language, so that they do not wait for each other.
+        alone = lambda language: pytest.param(language, marks=pytest.mark.xdist_group(language))
+        metafunc.parametrize("language", list(map(alone, installed(only.args if only else LANGUAGES))))
 
 
 def pytest_configure(config):

@@ -47,6 +47,7 @@ type command struct {
 	Token      string            `json:"token"`
 	Seconds    int64             `json:"seconds"`
 	Fail       int               `json:"fail"`
+	HoldS      int64             `json:"hold_s"`
 	Access     string            `json:"access"`
 	Secret     string            `json:"secret"`
 }
@@ -256,6 +257,7 @@ func startPush(c command) (object, error) {
 		event := shown(view)
 		event["event"], event["consumer"] = "message", c.Name
 		say(event)
+		time.Sleep(time.Duration(c.HoldS) * time.Second)
 		counting.Lock()
 		defer counting.Unlock()
 		failed[string(view.GetBody())]++

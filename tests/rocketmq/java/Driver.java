@@ -155,6 +155,7 @@ public final class Driver {
 
     private static void push(JsonObject command) throws Exception {
         Map<String, Integer> failed = new ConcurrentHashMap<>();
+        long hold = command.has("hold_s") ? command.get("hold_s").getAsLong() : 0;
         int fail = command.has("fail") ? command.get("fail").getAsInt() : 0;
         CLIENTS.put(text(command, "name"), PROVIDER.newPushConsumerBuilder()
             .setClientConfiguration(configuration(command))
@@ -165,10 +166,19 @@ public final class Driver {
                 event.addProperty("event", "message");
                 event.addProperty("consumer", text(command, "name"));
                 say(event);
+                hold(hold);
                 int times = failed.merge(StandardCharsets.ISO_8859_1.decode(view.getBody()).toString(), 1, Integer::sum);
                 return times <= fail ? ConsumeResult.FAILURE : ConsumeResult.SUCCESS;
             })
             .build());
+    }
+
+    private static void hold(long seconds) {
+        try {
+            Thread.sleep(seconds * 1000);
+        } catch (InterruptedException stopped) {
+            Thread.currentThread().interrupt();
+        }
     }
 
     private static ClientConfiguration configuration(JsonObject command) {

@@ -117,6 +117,7 @@ const verbs = {
     const messageListener = {
       async consume(view) {
         say({ event: 'message', consumer: command.name, ...shown(view) });
+        await new Promise(done => setTimeout(done, (command.hold_s ?? 0) * 1000));
         const key = view.body.toString('latin1');
         failed.set(key, (failed.get(key) ?? 0) + 1);
         return failed.get(key) <= (command.fail ?? 0) ? ConsumeResult.FAILURE : ConsumeResult.SUCCESS;

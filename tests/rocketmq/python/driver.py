@@ -63,11 +63,12 @@ class Checker(TransactionChecker):
 
 
 class Listener(MessageListener):
-    def __init__(self, name, fail):
-        self.name, self.fail, self.failed = name, fail, Counter()
+    def __init__(self, name, fail, hold_s):
+        self.name, self.fail, self.hold_s, self.failed = name, fail, hold_s, Counter()
 
     def consume(self, message):
         say({"event": "message", "consumer": self.name} | shown(message))
+        time.sleep(self.hold_s)
         self.failed[message.body] += 1
         return ConsumeResult.FAILURE if self.failed[message.body] <= self.fail else ConsumeResult.SUCCESS
 
@@ -164,7 +165,7 @@ def invisible(command):
 
 
 def push(command):
-    listener = Listener(command["name"], command.get("fail", 0))
+    listener = Listener(command["name"], command.get("fail", 0), command.get("hold_s", 0))
     CLIENTS[command["name"]] = client = PushConsumer(
         configuration(command), command["group"], listener, {command["topic"]: expression(command)}
     )
