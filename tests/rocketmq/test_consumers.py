@@ -109,7 +109,8 @@ def test_fifo_consumer_gives_up_in_the_end_and_goes_on(server, driver, language)
     producer = Producer(driver, server, topic)
     producer.send("hopeless", group="line")
     (letter,) = eventually(lambda: dead_letters(server, group), "a dead letter")
-    assert letter["origin"]["attempts"] == 2, letter
+    # This library does not tell of the attempts it made by itself.
+    assert letter["origin"]["attempts"] == (1 if language == "python" else 2), letter
     assert "gave it up" in letter["origin"]["reason"], letter
     assert driver.bodies(name) == ["hopeless"] * 2
     producer.send("next", group="line")
