@@ -39,6 +39,10 @@ pub struct Settings {
     pub checks: CheckSettings,
     /// How registered callback URLs are asked.
     pub callbacks: CallbackSettings,
+    /// The door for RocketMQ 5 clients.
+    pub rocketmq: RocketmqSettings,
+    /// TLS on the gRPC port, beside plaintext.
+    pub tls: TlsSettings,
     /// The journal of the embedded store.
     pub journal: JournalSettings,
     /// What is logged, to stderr.
@@ -100,6 +104,29 @@ pub struct CallbackSettings {
     pub in_flight_max: u32,
     /// Questions in one request.
     pub batch_max: u32,
+}
+
+/// The door for RocketMQ 5 clients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RocketmqSettings {
+    /// Groups whose push consumers work in order and try again by themselves before they give up.
+    pub fifo_groups: Vec<String>,
+    /// Lease of a push consumer's message, prolonged as long as the consumer lives: 1 s to 12 h.
+    #[serde(with = "human")]
+    pub push_invisible: Duration,
+    /// `<access key>:<secret key>`, each; empty: everybody may come in.
+    pub users: Vec<Secret>,
+}
+
+/// TLS on the gRPC port, beside plaintext.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSettings {
+    /// File with the certificate chain (PEM); unset: a self-signed certificate is made at the start.
+    pub certificate: Option<PathBuf>,
+    /// File with its private key (PEM).
+    pub key: Option<PathBuf>,
 }
 
 /// The journal of the embedded store.
@@ -185,6 +212,8 @@ impl Default for Settings {
             receipt_retention: Duration::from_secs(7 * 24 * 60 * 60),
             checks: CheckSettings::default(),
             callbacks: CallbackSettings::default(),
+            rocketmq: RocketmqSettings::default(),
+            tls: TlsSettings::default(),
             journal: JournalSettings::default(),
             log: LogSettings::default(),
         }
@@ -216,6 +245,12 @@ impl Default for CallbackSettings {
             in_flight_max: 16,
             batch_max: 100,
         }
+    }
+}
+
+impl Default for RocketmqSettings {
+    fn default() -> Self {
+        Self { fifo_groups: Vec::new(), push_invisible: Duration::from_secs(60), users: Vec::new() }
     }
 }
 

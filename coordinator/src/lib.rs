@@ -13,6 +13,7 @@ pub mod checker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod listener;
 pub mod server;
 pub mod service;
 pub mod store;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use halfmq_core::{CheckPolicy, InDoubtPolicy};
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
 
 use crate::api::halfmq;
 use crate::api::http::{self, Readiness};
+use crate::api::rocketmq::{self, BadUser, RocketmqSettings, Users};
 use crate::checker::{CallbackSettings, Checker, CheckerSettings};
 use crate::clock::Clock;
 use crate::config::{InDoubt, Settings};
+use crate::listener::{self, TlsError};
 use crate::service::{Arrivals, Service, ServiceSettings};
 use crate::store::embedded::{self, Embedded, EngineOptions, JournalOptions, Progress};
 use crate::store::{Store, Unavailable};
@@ -41,6 +42,15 @@ pub enum Error {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] embedded::Error),
+    /// TLS cannot be set up.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
+    /// A user cannot be understood.
+    #[error("rocketmq.users: {0}")]
+    User(#[from] BadUser),
+    /// A group cannot be understood.
+    #[error("rocketmq.fifo_groups: {0}")]
+    Group(#[from] halfmq_core::Rejection),
     /// The metrics cannot be set up.
     #[error(transparent)]
     Metrics(#[from] telemetry::ExpositionError),
@@ -69,6 +79,8 @@ pub async fn run(
     let address = |listener: &tokio::net::TcpListener| listener.local_addr().map_err(Error::Http);
     let bound = Bound { grpc: address(&grpc)?, http: address(&http)? };
     let metrics = telemetry::metrics()?;
+    let tls = listener::tls(settings.tls.certificate.as_deref().zip(settings.tls.key.as_deref()))?;
+    let rocketmq = rocketmq_settings(&settings)?;
     let store = open_store(&settings)?;
 
     let (stop, stopped) = watch::channel(false);
@@ -110,8 +122,12 @@ pub async fn run(
     let asking = tokio::spawn(checker.run(until_stopped()));
     let calls = tokio::spawn(
         tonic::transport::Server::builder()
-            .add_routes(halfmq::routes(service))
-            .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), until_stopped()),
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_routes(
+                halfmq::routes(Arc::clone(&service)).add_service(rocketmq::messaging(service, rocketmq)),
+            )
+            .serve_with_incoming_shutdown(listener::incoming(grpc, tls), until_stopped()),
     );
 
     ready(bound);
@@ -139,6 +155,9 @@ pub async fn run(
 
 /// How long open calls may take to end.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A peer that says nothing for so long is asked whether it lives, and may take as long to answer.
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(20);
 
 async fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, Error> {
     tokio::net::TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })
@@ -197,6 +216,15 @@ fn policy(settings: &Settings) -> CheckPolicy {
             InDoubt::Commit => InDoubtPolicy::Commit,
         },
     }
+}
+
+fn rocketmq_settings(settings: &Settings) -> Result<RocketmqSettings, Error> {
+    let rocketmq = &settings.rocketmq;
+    Ok(RocketmqSettings {
+        fifo_groups: rocketmq.fifo_groups.iter().map(|group| group.parse()).collect::<Result<_, _>>()?,
+        push_invisible: rocketmq.push_invisible,
+        users: Users::parse(rocketmq.users.iter().map(|user| &**user))?,
+    })
 }
 
 fn checker_settings(settings: &Settings) -> CheckerSettings {

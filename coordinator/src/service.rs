@@ -23,7 +23,8 @@ use crate::store::{Replies, Store};
 pub use arrivals::Arrivals;
 // What the verbs take and give, so that callers need not know the port.
 pub use crate::store::{
-    Ack, Acked, CheckAnswer, Lease, Leased, ListTransactions, Refused, Replacement, Unavailable,
+    Ack, Acked, CheckAnswer, GiveUp, Lease, Leased, ListTransactions, Recall, Refused, Replacement,
+    Unavailable,
 };
 
 /// What the verbs need to know.
@@ -76,7 +77,9 @@ impl Service {
         drop(self.stopping.clone().wait_for(|stopping| *stopping).await);
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether the coordinator stops.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 
@@ -84,6 +87,12 @@ impl Service {
     #[must_use]
     pub fn policy(&self) -> &CheckPolicy {
         &self.settings.policy
+    }
+
+    /// Whether a topic is made when it is first used.
+    #[must_use]
+    pub fn creates_topics(&self) -> bool {
+        self.settings.create_topics
     }
 
     /// Who asks.

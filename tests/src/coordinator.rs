@@ -80,6 +80,12 @@ impl Coordinator {
         Driver::new(&self.addresses.grpc)
     }
 
+    /// Host and port of the gRPC API.
+    #[must_use]
+    pub fn grpc(&self) -> &str {
+        &self.addresses.grpc
+    }
+
     /// Host and port of the HTTP API.
     #[must_use]
     pub fn http(&self) -> &str {

@@ -55,6 +55,9 @@ impl Ledger {
                 Release::Placed { queue, offset, previous },
                 at,
             ),
+            Event::Recalled { transaction, index, due } => {
+                self.recalled(MessageId { transaction, index }, due)
+            }
             Event::Delivered { group, topic, queue, deliveries, until } => {
                 self.delivered(&group, &topic, queue, &deliveries, until)
             }
@@ -296,6 +299,12 @@ impl Ledger {
         let delayed = self.delayed.remove(&(due, id)).ok_or(Inconsistency("a release of nothing"))?;
         self.topics.get_mut(&delayed.half.topic).ok_or(Inconsistency("topic"))?.delayed -= 1;
         self.put(id, delayed.producer_group, delayed.half, (queue, offset), previous, at)
+    }
+
+    fn recalled(&mut self, id: MessageId, due: Timestamp) -> Applied {
+        let delayed = self.delayed.remove(&(due, id)).ok_or(Inconsistency("a recall of nothing"))?;
+        self.topics.get_mut(&delayed.half.topic).ok_or(Inconsistency("topic"))?.delayed -= 1;
+        Ok(())
     }
 
     /// Delayed messages come out in the order of their times, so the one released now is near the front.
