@@ -13,7 +13,7 @@
 //!     match find_order(check.transaction_id.as_str()).await {
 //!         Ok(Some(_order)) => Resolution::Commit,
 //!         Ok(None) => Resolution::Rollback,
-//!         Err(_database_is_away) => Resolution::Unknown,
+//!         Err(_database_is_away) => Resolution::NoAnswer,
 //!     }
 //! });
 //!
@@ -55,9 +55,11 @@ mod interceptor;
 mod message;
 mod producer;
 mod receipt;
+#[cfg(feature = "sql")]
+pub mod sql;
 mod wire;
 
-pub use admin::{Admin, Backlog, Group, Queue, RetryPolicy, Topic};
+pub use admin::{Admin, Backlog, Group, Queue, QueueBacklog, RetryPolicy, Topic};
 pub use client::{BackoffOptions, Client, ClientOptions, Transport};
 pub use consumer::{
     Consumer, ConsumerOptions, Handler, HandlerOutcome, PullConsumer, RetryLater, Start, StopHandle,

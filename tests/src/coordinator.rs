@@ -80,6 +80,12 @@ impl Coordinator {
         Driver::new(&self.addresses.grpc)
     }
 
+    /// The URL of its gRPC API.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.addresses.grpc)
+    }
+
     /// Host and port of the HTTP API.
     #[must_use]
     pub fn http(&self) -> &str {
