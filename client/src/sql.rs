@@ -9,10 +9,12 @@
 //! time, and what may be pruned is what the coordinator says nobody will ask about again.
 
 mod dialect;
+mod inbox;
 mod table;
 mod transaction_log;
 
 pub use dialect::{Dialect, Value};
+pub use inbox::{Arrival, Idempotent, Inbox, PruneError, SqlHandler};
 pub use table::{IllegalTableName, TableName};
 pub use transaction_log::{LogChecker, LogError, LogOptions, Pruned, TransactionLog};
 

@@ -5,5 +5,6 @@
 
 mod database;
 mod flow;
+mod inbox;
 mod server;
 mod transaction_log;

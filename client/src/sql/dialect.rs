@@ -68,8 +68,8 @@ pub trait Dialect: Database + sealed::Sealed {
     /// Behind an insert: a row of the same key stays as it is. The insert waits for a transaction in
     /// flight on that key.
     fn or_keep(table: &str, key: &str) -> String;
-    /// Deletes at most `max` rows that meet a condition.
-    fn delete_some(table: &str, key: &str, condition: &str, max: usize) -> String;
+    /// Deletes at most `max` rows that meet a condition, in this order.
+    fn delete_some(table: &str, condition: &str, order: &str, max: usize) -> String;
 
     /// Somebody else holds a lock, or came first: nothing is known, the same may succeed later.
     fn is_contended(error: &sqlx::Error) -> bool;
@@ -90,13 +90,20 @@ pub trait Dialect: Database + sealed::Sealed {
         table: &TableName,
         keys: &[String],
     ) -> impl Future<Output = Result<BTreeSet<String>, sqlx::Error>> + Send;
-    /// A query of one row as it is committed now, even in a transaction that reads an older snapshot.
+    /// A query of a few rows as they are committed now, even in a transaction that reads an older snapshot.
     /// Fails where the database would not show it to that transaction.
     fn current(
         connection: &mut Self::Connection,
         query: &str,
         values: Vec<Value>,
-    ) -> impl Future<Output = Result<Option<Self::Row>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
+    /// Inserts a row unless its key is taken, and says whether it did; a taken key leaves the transaction
+    /// alive. It waits for a transaction in flight on that key.
+    fn insert_new(
+        connection: &mut Self::Connection,
+        insert: &str,
+        values: Vec<Value>,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
     /// Locks the one row of a table for writing, and does not queue for it.
     fn lock_row(
         connection: &mut Self::Connection,

@@ -207,9 +207,8 @@ impl<DB: Dialect> TransactionLog<DB> {
     }
 
     async fn watermark(&self, connection: &mut DB::Connection) -> Result<String, sqlx::Error> {
-        let row = DB::current(connection, &self.statements.watermark, Vec::new()).await?;
-        let row = row.ok_or(sqlx::Error::RowNotFound)?;
-        DB::text(&row, 0)
+        let rows = DB::current(connection, &self.statements.watermark, Vec::new()).await?;
+        DB::text(rows.first().ok_or(sqlx::Error::RowNotFound)?, 0)
     }
 
     fn table(&self) -> String {

@@ -35,8 +35,8 @@ impl Dialect for MySql {
         format!("ON DUPLICATE KEY UPDATE {key} = {table}.{key}")
     }
 
-    fn delete_some(table: &str, key: &str, condition: &str, max: usize) -> String {
-        format!("DELETE FROM {table} WHERE {condition} ORDER BY {key} LIMIT {max}")
+    fn delete_some(table: &str, condition: &str, order: &str, max: usize) -> String {
+        format!("DELETE FROM {table} WHERE {condition} ORDER BY {order} LIMIT {max}")
     }
 
     /// Lock wait timeout, deadlock, NOWAIT, record has changed since last read.
@@ -86,14 +86,28 @@ impl Dialect for MySql {
         connection: &mut Self::Connection,
         query: &str,
         values: Vec<Value>,
-    ) -> Result<Option<Self::Row>, sqlx::Error> {
-        let rows = Self::fetch(connection, &format!("{query} LOCK IN SHARE MODE"), values).await?;
-        Ok(rows.into_iter().next())
+    ) -> Result<Vec<Self::Row>, sqlx::Error> {
+        Self::fetch(connection, &format!("{query} LOCK IN SHARE MODE"), values).await
     }
 
     /// A writer that queued would hold up every reader behind it until the readers before it are done.
     async fn lock_row(connection: &mut Self::Connection, query: &str) -> Result<(), sqlx::Error> {
         Self::execute(connection, &format!("{query} FOR UPDATE NOWAIT"), Vec::new()).await.map(drop)
+    }
+
+    /// A key that is taken fails the statement and nothing else.
+    async fn insert_new(
+        connection: &mut Self::Connection,
+        insert: &str,
+        values: Vec<Value>,
+    ) -> Result<bool, sqlx::Error> {
+        match Self::execute(connection, insert, values).await {
+            Ok(_inserted) => Ok(true),
+            Err(error) if error.as_database_error().is_some_and(|error| error.is_unique_violation()) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     statements!(try_get_unchecked);

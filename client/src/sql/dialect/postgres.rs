@@ -31,10 +31,10 @@ impl Dialect for Postgres {
         "ON CONFLICT DO NOTHING".to_owned()
     }
 
-    fn delete_some(table: &str, key: &str, condition: &str, max: usize) -> String {
+    fn delete_some(table: &str, condition: &str, order: &str, max: usize) -> String {
         format!(
-            "DELETE FROM {table} WHERE {key} IN \
-             (SELECT {key} FROM {table} WHERE {condition} ORDER BY {key} LIMIT {max} FOR UPDATE SKIP LOCKED)"
+            "DELETE FROM {table} WHERE ctid = ANY (ARRAY \
+             (SELECT ctid FROM {table} WHERE {condition} ORDER BY {order} LIMIT {max} FOR UPDATE SKIP LOCKED))"
         )
     }
 
@@ -83,20 +83,27 @@ impl Dialect for Postgres {
         connection: &mut Self::Connection,
         query: &str,
         values: Vec<Value>,
-    ) -> Result<Option<Self::Row>, sqlx::Error> {
+    ) -> Result<Vec<Self::Row>, sqlx::Error> {
         let isolation = "SELECT current_setting('transaction_isolation')";
         let isolation = Self::fetch(connection, isolation, Vec::new()).await?;
         let isolation = isolation.first().map(|row| Self::text(row, 0)).transpose()?;
-        let rows = match isolation.as_deref() {
-            Some("read committed" | "read uncommitted") => Self::fetch(connection, query, values).await?,
-            Some(_) | None => Self::fetch(connection, &format!("{query} FOR SHARE"), values).await?,
-        };
-        Ok(rows.into_iter().next())
+        match isolation.as_deref() {
+            Some("read committed" | "read uncommitted") => Self::fetch(connection, query, values).await,
+            Some(_) | None => Self::fetch(connection, &format!("{query} FOR SHARE"), values).await,
+        }
     }
 
     /// Readers of READ COMMITTED hold nothing; others are not waited for long.
     async fn lock_row(connection: &mut Self::Connection, query: &str) -> Result<(), sqlx::Error> {
         Self::execute(connection, &format!("{query} FOR NO KEY UPDATE"), Vec::new()).await.map(drop)
+    }
+
+    async fn insert_new(
+        connection: &mut Self::Connection,
+        insert: &str,
+        values: Vec<Value>,
+    ) -> Result<bool, sqlx::Error> {
+        Ok(Self::execute(connection, &format!("{insert} ON CONFLICT DO NOTHING"), values).await? > 0)
     }
 
     statements!(try_get);

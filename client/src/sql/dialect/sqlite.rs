@@ -32,10 +32,10 @@ impl Dialect for Sqlite {
         "ON CONFLICT DO NOTHING".to_owned()
     }
 
-    fn delete_some(table: &str, key: &str, condition: &str, max: usize) -> String {
+    fn delete_some(table: &str, condition: &str, order: &str, max: usize) -> String {
         format!(
-            "DELETE FROM {table} WHERE {key} IN \
-             (SELECT {key} FROM {table} WHERE {condition} ORDER BY {key} LIMIT {max})"
+            "DELETE FROM {table} WHERE rowid IN \
+             (SELECT rowid FROM {table} WHERE {condition} ORDER BY {order} LIMIT {max})"
         )
     }
 
@@ -74,13 +74,21 @@ impl Dialect for Sqlite {
         connection: &mut Self::Connection,
         query: &str,
         values: Vec<Value>,
-    ) -> Result<Option<Self::Row>, sqlx::Error> {
-        Ok(Self::fetch(connection, query, values).await?.into_iter().next())
+    ) -> Result<Vec<Self::Row>, sqlx::Error> {
+        Self::fetch(connection, query, values).await
     }
 
     /// BEGIN IMMEDIATE has locked everything.
     async fn lock_row(_connection: &mut Self::Connection, _query: &str) -> Result<(), sqlx::Error> {
         Ok(())
+    }
+
+    async fn insert_new(
+        connection: &mut Self::Connection,
+        insert: &str,
+        values: Vec<Value>,
+    ) -> Result<bool, sqlx::Error> {
+        Ok(Self::execute(connection, &format!("{insert} ON CONFLICT DO NOTHING"), values).await? > 0)
     }
 
     statements!(try_get);

@@ -113,7 +113,7 @@ impl<DB: Dialect> TransactionLog<DB> {
     ) -> Result<u64, sqlx::Error> {
         let mut sql = DB::begin_impatient(connection, LOCK_WAIT_MAX).await?;
         let below = format!("transaction_id < {}", DB::marker(1));
-        let delete = DB::delete_some(&self.table(), "transaction_id", &below, BATCH);
+        let delete = DB::delete_some(&self.table(), &below, "transaction_id", BATCH);
         let deleted = DB::execute(&mut sql, &delete, vec![value(floor.as_str())]).await?;
         sql.commit().await?;
         Ok(deleted)
