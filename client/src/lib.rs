@@ -55,6 +55,8 @@ mod interceptor;
 mod message;
 mod producer;
 mod receipt;
+#[cfg(feature = "redis")]
+pub mod redis_inbox;
 #[cfg(feature = "sql")]
 pub mod sql;
 mod wire;

@@ -38,7 +38,7 @@ impl<DB: TestDatabase> SqlHandler<DB> for Effect {
     }
 }
 
-fn delivery(number: u64, body: &'static str) -> Arc<Delivery> {
+pub(crate) fn delivery(number: u64, body: &'static str) -> Arc<Delivery> {
     Arc::new(Delivery {
         message_id: format!("message-{number}").into(),
         message: Message::new("orders", body),
@@ -68,7 +68,7 @@ async fn effects<DB: TestDatabase>(pool: &Pool<DB>) -> i64 {
 }
 
 /// Nobody listens there: whoever asks the coordinator fails.
-fn nobody() -> Client {
+pub(crate) fn nobody() -> Client {
     let options =
         halfmq_client::ClientOptions { call_timeout: Duration::from_millis(50), ..Default::default() };
     Client::connect_with("http://127.0.0.1:1", options).expect("an endpoint")

@@ -6,5 +6,6 @@
 mod database;
 mod flow;
 mod inbox;
+mod redis;
 mod server;
 mod transaction_log;
