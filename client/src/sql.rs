@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  producer   TransactionLog   one row in the local transaction; checks answer themselves
+//!             Outbox           one row for each message; a relay sends it
 //!  consumer   Inbox            one row in the handler's transaction; no effect twice
 //! ```
 //! The rules stand here once, for PostgreSQL, MySQL, MariaDB and SQLite; what databases do differently
@@ -10,11 +11,15 @@
 
 mod dialect;
 mod inbox;
+mod outbox;
 mod table;
 mod transaction_log;
 
 pub use dialect::{Dialect, Value};
 pub use inbox::{Arrival, Idempotent, Inbox, PruneError, SqlHandler};
+pub use outbox::{
+    Outbox, OutboxBacklog, OutboxId, OutboxOptions, Quarantined, Relay, RelayHandle, RelayOptions,
+};
 pub use table::{IllegalTableName, TableName};
 pub use transaction_log::{LogChecker, LogError, LogOptions, Pruned, TransactionLog};
 

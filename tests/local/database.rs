@@ -29,6 +29,11 @@ pub(crate) trait TestDatabase: Dialect {
     /// Statements that begin a transaction in which every read shows the first snapshot.
     const BEGIN_SNAPSHOT: &'static [&'static str];
 
+    /// How a plan says that it reads every row of the outbox.
+    const WHOLE_TABLE: &'static str;
+    /// How the database would run a query, in its words.
+    async fn plan(pool: &Pool<Self>, query: &str) -> String;
+
     fn fresh() -> impl Future<Output = Option<Fresh<Self>>> + Send;
 
     /// Runs a statement without values.
@@ -56,6 +61,15 @@ pub(crate) trait TestDatabase: Dialect {
     }
 }
 
+/// A column of texts.
+async fn texts<DB: Dialect>(pool: &Pool<DB>, query: &str, column: usize) -> String {
+    let mut connection = pool.acquire().await.expect("the database takes connections");
+    let rows = DB::fetch(&mut connection, query, Vec::new()).await.expect("a plan");
+    let texts: Vec<String> = rows.iter().map(|row| DB::text(row, column).expect("a text")).collect();
+    // With single blanks, and one behind each word.
+    texts.iter().flat_map(|text| text.split_whitespace()).map(|word| format!("{word} ")).collect()
+}
+
 fn new_name() -> String {
     format!("test_{}", Uuid::new_v4().simple())
 }
@@ -67,6 +81,11 @@ fn options<DB: Dialect>() -> PoolOptions<DB> {
 impl TestDatabase for Postgres {
     const TITLE: &'static str = "postgres";
     const BEGIN_SNAPSHOT: &'static [&'static str] = &["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"];
+    const WHOLE_TABLE: &'static str = "Seq Scan on halfmq_outbox ";
+
+    async fn plan(pool: &Pool<Self>, query: &str) -> String {
+        texts(pool, &format!("EXPLAIN {query}"), 0).await
+    }
 
     async fn fresh() -> Option<Fresh<Self>> {
         let url = server::url("postgres").await?;
@@ -83,6 +102,11 @@ impl TestDatabase for MySql {
     const TITLE: &'static str = "mysql";
     // The default, so it needs no words.
     const BEGIN_SNAPSHOT: &'static [&'static str] = &[];
+    const WHOLE_TABLE: &'static str = "\"table_name\": \"halfmq_outbox\", \"access_type\": \"ALL\"";
+
+    async fn plan(pool: &Pool<Self>, query: &str) -> String {
+        texts(pool, &format!("EXPLAIN FORMAT=JSON {query}"), 0).await
+    }
 
     async fn fresh() -> Option<Fresh<Self>> {
         let url = server::url("mariadb").await?;
@@ -98,6 +122,11 @@ impl TestDatabase for MySql {
 impl TestDatabase for Sqlite {
     const TITLE: &'static str = "sqlite";
     const BEGIN_SNAPSHOT: &'static [&'static str] = &[];
+    const WHOLE_TABLE: &'static str = "SCAN halfmq_outbox ";
+
+    async fn plan(pool: &Pool<Self>, query: &str) -> String {
+        texts(pool, &format!("EXPLAIN QUERY PLAN {query}"), 3).await
+    }
 
     async fn fresh() -> Option<Fresh<Self>> {
         let home = TempDir::with_prefix("halfmq-test-").expect("a temporary folder can be made");

@@ -6,6 +6,7 @@
 mod database;
 mod flow;
 mod inbox;
+mod outbox;
 mod redis;
 mod server;
 mod transaction_log;

@@ -71,6 +71,21 @@ pub trait Dialect: Database + sealed::Sealed {
     /// Deletes at most `max` rows that meet a condition, in this order.
     fn delete_some(table: &str, condition: &str, order: &str, max: usize) -> String;
 
+    /// Wakes whoever listens on this channel, when the transaction commits; nobody where the database cannot.
+    fn notify(
+        connection: &mut Self::Connection,
+        channel: &str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// What wakes a listener.
+    type Wake: Send;
+    /// Listens from now on.
+    fn listen(
+        pool: &Pool<Self>,
+        channel: &str,
+    ) -> impl Future<Output = Result<Self::Wake, sqlx::Error>> + Send;
+    /// Waits to be woken; false: it does not listen any more.
+    fn woken(wake: &mut Self::Wake) -> impl Future<Output = bool> + Send;
+
     /// Somebody else holds a lock, or came first: nothing is known, the same may succeed later.
     fn is_contended(error: &sqlx::Error) -> bool;
     /// A COMMIT that was answered like this certainly did not happen.

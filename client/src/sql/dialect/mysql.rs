@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection, MySql, Transaction};
+use sqlx::{Connection, MySql, Pool, Transaction};
 
 use super::{ConnectOptions, Dialect, Value, bound, markers, padded, statements};
 use crate::sql::table::TableName;
@@ -108,6 +108,21 @@ impl Dialect for MySql {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// There is nothing to wake anybody with.
+    type Wake = std::convert::Infallible;
+
+    async fn notify(_connection: &mut Self::Connection, _channel: &str) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    async fn listen(_pool: &Pool<Self>, _channel: &str) -> Result<Self::Wake, sqlx::Error> {
+        Err(sqlx::Error::Configuration("this database does not notify".into()))
+    }
+
+    async fn woken(wake: &mut Self::Wake) -> bool {
+        match *wake {}
     }
 
     statements!(try_get_unchecked);

@@ -8,12 +8,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection, Postgres, Transaction};
+use sqlx::postgres::PgListener;
+use sqlx::{Connection, Pool, Postgres, Transaction};
 
-use super::{ConnectOptions, Dialect, Value, bound, statements};
+use super::{ConnectOptions, Dialect, Value, bound, own_connections, statements};
 use crate::sql::table::TableName;
 
 bound!(Postgres);
+
+/// A listener takes no locks.
+const LISTEN_LOCK_WAIT: Duration = Duration::from_millis(100);
 
 impl Dialect for Postgres {
     const QUOTE: char = '"';
@@ -104,6 +108,24 @@ impl Dialect for Postgres {
         values: Vec<Value>,
     ) -> Result<bool, sqlx::Error> {
         Ok(Self::execute(connection, &format!("{insert} ON CONFLICT DO NOTHING"), values).await? > 0)
+    }
+
+    type Wake = PgListener;
+
+    /// One notice for each transaction, however much it notifies.
+    async fn notify(connection: &mut Self::Connection, channel: &str) -> Result<(), sqlx::Error> {
+        Self::execute(connection, "SELECT pg_notify($1, '')", vec![channel.into()]).await.map(drop)
+    }
+
+    async fn listen(pool: &Pool<Self>, channel: &str) -> Result<Self::Wake, sqlx::Error> {
+        let mut listener = PgListener::connect_with(&own_connections(pool, 1, LISTEN_LOCK_WAIT)).await?;
+        listener.listen(channel).await?;
+        Ok(listener)
+    }
+
+    /// A lost connection may have lost a notice, so it wakes too.
+    async fn woken(wake: &mut Self::Wake) -> bool {
+        matches!(wake.try_recv().await, Ok(Some(_)))
     }
 
     statements!(try_get);

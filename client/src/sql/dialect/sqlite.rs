@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteSynchronous;
-use sqlx::{Connection, Sqlite, Transaction};
+use sqlx::{Connection, Pool, Sqlite, Transaction};
 
 use super::{ConnectOptions, Dialect, Value, bound, statements};
 use crate::sql::table::TableName;
@@ -89,6 +89,21 @@ impl Dialect for Sqlite {
         values: Vec<Value>,
     ) -> Result<bool, sqlx::Error> {
         Ok(Self::execute(connection, &format!("{insert} ON CONFLICT DO NOTHING"), values).await? > 0)
+    }
+
+    /// There is nothing to wake anybody with.
+    type Wake = std::convert::Infallible;
+
+    async fn notify(_connection: &mut Self::Connection, _channel: &str) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    async fn listen(_pool: &Pool<Self>, _channel: &str) -> Result<Self::Wake, sqlx::Error> {
+        Err(sqlx::Error::Configuration("this database does not notify".into()))
+    }
+
+    async fn woken(wake: &mut Self::Wake) -> bool {
+        match *wake {}
     }
 
     statements!(try_get);
