@@ -48,6 +48,7 @@
 mod admin;
 mod client;
 mod consumer;
+mod continuity;
 mod delivery;
 mod error;
 mod ids;
@@ -66,6 +67,7 @@ pub use client::{BackoffOptions, Client, ClientOptions, Transport};
 pub use consumer::{
     Consumer, ConsumerOptions, Handler, HandlerOutcome, PullConsumer, RetryLater, Start, StopHandle,
 };
+pub use continuity::{Continuity, ContinuityStatistics, Finding, Seen, Source};
 pub use delivery::{DeadLetterOrigin, Delivery, GivenBack};
 pub use error::{DecisionError, Error, Reason, Rejection, Unavailable};
 pub use ids::{MessageId, ReceiptHandle, TransactionId};
