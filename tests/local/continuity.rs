@@ -81,7 +81,7 @@ async fn nothing_is_missed_when_nothing_is_lost() {
     let consumer = Consumer::with_options(&client, ["orders"], "shipping", options);
     let running = tokio::spawn(consumer.run(|delivery: Arc<Delivery>| async move {
         // Every third comes a second time, and late.
-        if delivery.attempt == 1 && delivery.place.offset % 3 == 0 {
+        if delivery.attempt == 1 && delivery.place.offset.is_multiple_of(3) {
             return Err(RetryLater::after(std::time::Duration::from_millis(1), "again"));
         }
         Ok(())

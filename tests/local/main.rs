@@ -8,6 +8,7 @@ mod database;
 mod flow;
 mod inbox;
 mod outbox;
+mod recipes;
 mod redis;
 mod server;
 mod transaction_log;
