@@ -65,7 +65,8 @@ mod wire;
 pub use admin::{Admin, Backlog, Group, Queue, QueueBacklog, RetryPolicy, Topic};
 pub use client::{BackoffOptions, Client, ClientOptions, Transport};
 pub use consumer::{
-    Consumer, ConsumerOptions, Handler, HandlerOutcome, PullConsumer, RetryLater, Start, StopHandle,
+    Consumer, ConsumerOptions, Handler, HandlerOutcome, PullConsumer, RetryLater, RetrySchedule, Start,
+    StopHandle,
 };
 pub use continuity::{Continuity, ContinuityStatistics, Finding, Seen, Source};
 pub use delivery::{DeadLetterOrigin, Delivery, GivenBack};

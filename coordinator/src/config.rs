@@ -34,6 +34,8 @@ pub struct Settings {
     pub checks: CheckSettings,
     /// How registered callback URLs are asked.
     pub callbacks: CallbackSettings,
+    /// Business databases that are asked themselves.
+    pub resolver: ResolverSettings,
     /// The journal of the embedded store.
     pub journal: JournalSettings,
     /// What is logged, to stderr.
@@ -95,6 +97,41 @@ pub struct CallbackSettings {
     pub in_flight_max: u32,
     /// Questions in one request.
     pub batch_max: u32,
+}
+
+/// Business databases whose transaction logs the coordinator asks itself, also while every producer is dead.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResolverSettings {
+    /// Which. In the file a table each, `[[resolver.databases]]`; elsewhere one JSON list.
+    pub databases: Vec<DatabaseSettings>,
+}
+
+/// One business database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// `postgres://`, `mysql://` (MariaDB too) or `sqlite:`. Shown nowhere, for it may hold a password.
+    pub url: Secret,
+    /// File that holds the password; white space around it is dropped. It goes before one in the URL.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Producer groups whose transactions its log knows.
+    pub producer_groups: Vec<String>,
+    /// The table of its transaction log.
+    #[serde(default = "log_table")]
+    pub table: String,
+    /// Connections at most.
+    #[serde(default = "connections_max")]
+    pub connections_max: u32,
+}
+
+fn log_table() -> String {
+    "halfmq_transaction_log".to_owned()
+}
+
+fn connections_max() -> u32 {
+    2
 }
 
 /// The journal of the embedded store.
@@ -178,6 +215,7 @@ impl Default for Settings {
             retention: Duration::from_secs(60 * 60),
             checks: CheckSettings::default(),
             callbacks: CallbackSettings::default(),
+            resolver: ResolverSettings::default(),
             journal: JournalSettings::default(),
             log: LogSettings::default(),
         }

@@ -19,6 +19,8 @@ const CONNECTIONS_MAX: u32 = 40;
 /// A database, empty at first. A file of it goes with it.
 pub(crate) struct Fresh<DB: Dialect> {
     pub(crate) pool: Pool<DB>,
+    /// Where others connect to it.
+    pub(crate) url: String,
     _home: Option<TempDir>,
 }
 
@@ -93,8 +95,10 @@ impl TestDatabase for Postgres {
         let name = new_name();
         let mut connection = admin.connect().await.expect("it has just started");
         Self::run(&mut connection, &format!("CREATE DATABASE {name}")).await.expect("a new name");
-        let pool = options().connect_lazy_with(admin.database(&name));
-        Some(Fresh { pool, _home: None })
+        let options_of_it = admin.database(&name);
+        let url = options_of_it.to_url_lossy().to_string();
+        let pool = options().connect_lazy_with(options_of_it);
+        Some(Fresh { pool, url, _home: None })
     }
 }
 
@@ -114,8 +118,10 @@ impl TestDatabase for MySql {
         let name = new_name();
         let mut connection = admin.connect().await.expect("it has just started");
         Self::run(&mut connection, &format!("CREATE DATABASE {name}")).await.expect("a new name");
-        let pool = options().connect_lazy_with(admin.database(&name));
-        Some(Fresh { pool, _home: None })
+        let options_of_it = admin.database(&name);
+        let url = options_of_it.to_url_lossy().to_string();
+        let pool = options().connect_lazy_with(options_of_it);
+        Some(Fresh { pool, url, _home: None })
     }
 }
 
@@ -134,7 +140,8 @@ impl TestDatabase for Sqlite {
         let pool = options().connect_lazy_with(file.journal_mode(SqliteJournalMode::Wal));
         // The file is made and its journal mode set once, before others open it.
         drop(pool.acquire().await.expect("a new file"));
-        Some(Fresh { pool, _home: Some(home) })
+        let url = format!("sqlite:{}", home.path().join("local.db").display());
+        Some(Fresh { pool, url, _home: Some(home) })
     }
 }
 

@@ -10,5 +10,6 @@ mod inbox;
 mod outbox;
 mod recipes;
 mod redis;
+mod resolver;
 mod server;
 mod transaction_log;

@@ -4,7 +4,7 @@
 //! `HALFMQ_` and the name in capitals with `__` for the dot: `HALFMQ_CHECKS__FIRST_AFTER`. The
 //! environment comes in as an argument, so that no test has to change the process.
 
-use super::{InDoubt, LogFormat, Secret, Settings, human};
+use super::{DatabaseSettings, InDoubt, LogFormat, Secret, Settings, human};
 use std::{
     fs, io,
     net::SocketAddr,
@@ -183,6 +183,7 @@ fn set(settings: &mut Settings, name: &str, value: &str) -> Result<bool, String>
         "callbacks.timeout" => callbacks.timeout = duration(value)?,
         "callbacks.in_flight_max" => callbacks.in_flight_max = count(value)?,
         "callbacks.batch_max" => callbacks.batch_max = count(value)?,
+        "resolver.databases" => settings.resolver.databases = databases(value)?,
         "journal.segment_bytes" => journal.segment_bytes = number(value, "a number of bytes")?,
         "log.filter" => value.clone_into(&mut log.filter),
         "log.format" => log.format = log_format(value)?,
@@ -210,6 +211,14 @@ fn duration(value: &str) -> Result<Duration, String> {
 /// Comma-separated; URLs hold commas only percent-encoded.
 fn list(value: &str) -> Vec<String> {
     value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// What is wrong is said without the value, for it may hold passwords.
+fn databases(value: &str) -> Result<Vec<DatabaseSettings>, String> {
+    let problem = |error: serde_json::Error| {
+        format!("not a JSON list of {{\"url\": …, \"producer_groups\": […]}}, at column {}", error.column())
+    };
+    serde_json::from_str(value).map_err(problem)
 }
 
 fn in_doubt(value: &str) -> Result<InDoubt, String> {
@@ -281,6 +290,21 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
         (callbacks.timeout.is_zero(), "callbacks.timeout", "must be more than 0s"),
         (callbacks.in_flight_max == 0, "callbacks.in_flight_max", "must be at least 1"),
         (callbacks.batch_max == 0, "callbacks.batch_max", "must be at least 1"),
+        (
+            settings.resolver.databases.iter().any(|database| database.connections_max == 0),
+            "resolver.databases",
+            "connections_max must be at least 1",
+        ),
+        (
+            settings.resolver.databases.iter().any(|database| database.producer_groups.is_empty()),
+            "resolver.databases",
+            "producer_groups must name at least one",
+        ),
+        (
+            !settings.resolver.databases.is_empty() && cfg!(not(feature = "resolver")),
+            "resolver.databases",
+            "this halfmq was built without the feature `resolver`",
+        ),
         (
             journal.segment_bytes < SEGMENT_BYTES_MIN,
             "journal.segment_bytes",
