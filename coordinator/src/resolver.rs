@@ -63,7 +63,7 @@ pub enum Error {
 
 /// Something that answers for one database.
 #[derive(Clone)]
-enum Log {
+pub(crate) enum Log {
     Postgres(LogChecker<Postgres>),
     MySql(LogChecker<MySql>),
     Sqlite(LogChecker<Sqlite>),
@@ -94,7 +94,8 @@ impl Resolver {
 }
 
 impl Log {
-    fn open(database: &Database) -> Result<Self, Error> {
+    /// Nothing is connected yet.
+    pub(crate) fn open(database: &Database) -> Result<Self, Error> {
         let url = database.url.as_str();
         let password = database.password.as_deref();
         match url.split(':').next().unwrap_or_default() {
@@ -113,6 +114,28 @@ impl Log {
                 Ok(Self::Sqlite(checker(database, options)?))
             }
             _ => Err(Error::Scheme),
+        }
+    }
+
+    /// See [`LogChecker::rows_after`].
+    pub(crate) async fn rows_after(
+        &self,
+        after: Option<&LogId>,
+        max: u32,
+    ) -> Result<Vec<(LogId, bool)>, sqlx::Error> {
+        match self {
+            Self::Postgres(log) => log.rows_after(after, max).await,
+            Self::MySql(log) => log.rows_after(after, max).await,
+            Self::Sqlite(log) => log.rows_after(after, max).await,
+        }
+    }
+
+    /// See [`LogChecker::watermark`].
+    pub(crate) async fn watermark(&self) -> Result<String, sqlx::Error> {
+        match self {
+            Self::Postgres(log) => log.watermark().await,
+            Self::MySql(log) => log.watermark().await,
+            Self::Sqlite(log) => log.watermark().await,
         }
     }
 

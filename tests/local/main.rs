@@ -3,6 +3,7 @@
 //! Each test takes a database of its own. A server that is not installed is skipped loudly, and is a failure
 //! where everything must run (`CI=true`).
 
+mod audit;
 mod continuity;
 mod database;
 mod flow;

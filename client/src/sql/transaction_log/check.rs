@@ -74,6 +74,28 @@ impl<DB: Dialect> LogChecker<DB> {
         Ok(answers.into_iter().map(|(id, answer)| (TransactionId::from(id), answer)).collect())
     }
 
+    /// Rows behind this id, in the order of ids: whether each committed, or is a tombstone. For audits.
+    pub async fn rows_after(
+        &self,
+        after: Option<&TransactionId>,
+        max: u32,
+    ) -> Result<Vec<(TransactionId, bool)>, sqlx::Error> {
+        let query = format!(
+            "SELECT transaction_id, outcome FROM {} WHERE transaction_id > {} ORDER BY transaction_id LIMIT {max}",
+            self.log.table(),
+            DB::marker(1)
+        );
+        let mut connection = self.pool.acquire().await?;
+        let after = value(after.map_or("", TransactionId::as_str));
+        let rows = DB::fetch(&mut connection, &query, vec![after]).await?;
+        rows.iter().map(|row| Ok((DB::text(row, 0)?.into(), DB::text(row, 1)? == COMMITTED))).collect()
+    }
+
+    /// The id below which rows may be pruned; empty if none was ever.
+    pub async fn watermark(&self) -> Result<String, sqlx::Error> {
+        self.log.watermark(&mut *self.pool.acquire().await?).await
+    }
+
     async fn resolve_batch(&self, ids: &[String]) -> Result<BTreeMap<String, Resolution>, sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
         let mut answers = self.rows(&mut connection, ids).await?;

@@ -109,7 +109,7 @@ impl Door {
             next_page_token: last.filter(|_| listed.len() == max).unwrap_or_default(),
             transactions: listed
                 .into_iter()
-                .map(|described| to_wire::transaction(described, false))
+                .map(|described| to_wire::transaction(described, request.with_messages))
                 .collect(),
         })
     }
