@@ -43,6 +43,8 @@ pub struct Settings {
     pub rocketmq: RocketmqSettings,
     /// TLS on the gRPC port, beside plaintext.
     pub tls: TlsSettings,
+    /// Business databases that are asked themselves.
+    pub resolver: ResolverSettings,
     /// The journal of the embedded store.
     pub journal: JournalSettings,
     /// What is logged, to stderr.
@@ -127,6 +129,41 @@ pub struct TlsSettings {
     pub certificate: Option<PathBuf>,
     /// File with its private key (PEM).
     pub key: Option<PathBuf>,
+}
+
+/// Business databases whose transaction logs the coordinator asks itself, also while every producer is dead.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResolverSettings {
+    /// Which. In the file a table each, `[[resolver.databases]]`; elsewhere one JSON list.
+    pub databases: Vec<DatabaseSettings>,
+}
+
+/// One business database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// `postgres://`, `mysql://` (MariaDB too) or `sqlite:`. Shown nowhere, for it may hold a password.
+    pub url: Secret,
+    /// File that holds the password; white space around it is dropped. It goes before one in the URL.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Producer groups whose transactions its log knows.
+    pub producer_groups: Vec<String>,
+    /// The table of its transaction log.
+    #[serde(default = "log_table")]
+    pub table: String,
+    /// Connections at most.
+    #[serde(default = "connections_max")]
+    pub connections_max: u32,
+}
+
+fn log_table() -> String {
+    "halfmq_transaction_log".to_owned()
+}
+
+fn connections_max() -> u32 {
+    2
 }
 
 /// The journal of the embedded store.
@@ -214,6 +251,7 @@ impl Default for Settings {
             callbacks: CallbackSettings::default(),
             rocketmq: RocketmqSettings::default(),
             tls: TlsSettings::default(),
+            resolver: ResolverSettings::default(),
             journal: JournalSettings::default(),
             log: LogSettings::default(),
         }

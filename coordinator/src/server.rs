@@ -1,5 +1,7 @@
 //! The composition root: the only file that names engines and APIs.
 
+#[cfg(not(feature = "resolver"))]
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use crate::checker::{CallbackSettings, Checker, CheckerSettings};
 use crate::clock::Clock;
 use crate::config::{InDoubt, Settings};
 use crate::listener::{self, TlsError};
+#[cfg(feature = "resolver")]
+use crate::resolver::{self, Resolver};
 use crate::service::{Arrivals, Service, ServiceSettings};
 use crate::store::embedded::{self, Embedded, EngineOptions, JournalOptions, Progress};
 use crate::store::{Store, Unavailable};
@@ -57,6 +61,18 @@ pub enum Error {
     /// A listener failed.
     #[error("a listener failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// A file with a database's password cannot be read.
+    #[error("resolver.databases: cannot read {file}: {error}")]
+    Password {
+        /// Which.
+        file: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A business database can never be asked with these settings.
+    #[cfg(feature = "resolver")]
+    #[error("resolver.databases: {0}")]
+    Resolver(#[from] resolver::Error),
     /// The store failed while it was in use.
     #[error(transparent)]
     Failed(#[from] Unavailable),
@@ -119,6 +135,7 @@ pub async fn run(
     );
     let keeper = Arc::clone(&service);
     let mut time = tokio::spawn(async move { keeper.keep_time().await });
+    let _asked_until_the_end = resolver(&settings, &checker)?;
     let asking = tokio::spawn(checker.run(until_stopped()));
     let calls = tokio::spawn(
         tonic::transport::Server::builder()
@@ -202,6 +219,35 @@ fn rebuild_progress() -> Progress {
             bar.finish_and_clear();
         }
     }))
+}
+
+/// Asks the configured databases from now on, until it is dropped.
+#[cfg(feature = "resolver")]
+fn resolver(settings: &Settings, checker: &Arc<Checker>) -> Result<Resolver, Error> {
+    let databases = settings.resolver.databases.iter().map(|database| {
+        let password = match &database.password_file {
+            Some(file) => Some(
+                std::fs::read_to_string(file)
+                    .map_err(|error| Error::Password { file: file.display().to_string(), error })?,
+            ),
+            None => None,
+        };
+        Ok(resolver::Database {
+            url: database.url.to_string(),
+            password: password.map(|password| password.trim().to_owned()),
+            table: database.table.clone(),
+            producer_groups: database.producer_groups.clone(),
+            connections_max: database.connections_max,
+        })
+    });
+    let databases = databases.collect::<Result<Vec<_>, Error>>()?;
+    Ok(Resolver::start(&databases, checker)?)
+}
+
+/// Built without it; settings that need it were refused.
+#[cfg(not(feature = "resolver"))]
+fn resolver(_settings: &Settings, _checker: &Arc<Checker>) -> Result<Option<Infallible>, Error> {
+    Ok(None)
 }
 
 fn policy(settings: &Settings) -> CheckPolicy {

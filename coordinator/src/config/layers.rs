@@ -4,7 +4,7 @@
 //! `HALFMQ_` and the name in capitals with `__` for the dot: `HALFMQ_CHECKS__FIRST_AFTER`. The
 //! environment comes in as an argument, so that no test has to change the process.
 
-use super::{InDoubt, LogFormat, Secret, Settings, human};
+use super::{DatabaseSettings, InDoubt, LogFormat, Secret, Settings, human};
 use std::{
     fs, io,
     net::SocketAddr,
@@ -192,6 +192,7 @@ fn set(settings: &mut Settings, name: &str, value: &str) -> Result<bool, String>
         "rocketmq.users" => rocketmq.users = list(value).into_iter().map(Secret::new).collect(),
         "tls.certificate" => tls.certificate = Some(PathBuf::from(value)),
         "tls.key" => tls.key = Some(PathBuf::from(value)),
+        "resolver.databases" => settings.resolver.databases = databases(value)?,
         "journal.segment_bytes" => journal.segment_bytes = number(value, "a number of bytes")?,
         "log.filter" => value.clone_into(&mut log.filter),
         "log.format" => log.format = log_format(value)?,
@@ -219,6 +220,14 @@ fn duration(value: &str) -> Result<Duration, String> {
 /// Comma-separated; URLs hold commas only percent-encoded.
 fn list(value: &str) -> Vec<String> {
     value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// What is wrong is said without the value, for it may hold passwords.
+fn databases(value: &str) -> Result<Vec<DatabaseSettings>, String> {
+    let problem = |error: serde_json::Error| {
+        format!("not a JSON list of {{\"url\": …, \"producer_groups\": […]}}, at column {}", error.column())
+    };
+    serde_json::from_str(value).map_err(problem)
 }
 
 fn in_doubt(value: &str) -> Result<InDoubt, String> {
@@ -302,6 +311,21 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
             "holds <access key>:<secret key>",
         ),
         (tls.certificate.is_some() != tls.key.is_some(), "tls", "takes certificate and key together"),
+        (
+            settings.resolver.databases.iter().any(|database| database.connections_max == 0),
+            "resolver.databases",
+            "connections_max must be at least 1",
+        ),
+        (
+            settings.resolver.databases.iter().any(|database| database.producer_groups.is_empty()),
+            "resolver.databases",
+            "producer_groups must name at least one",
+        ),
+        (
+            !settings.resolver.databases.is_empty() && cfg!(not(feature = "resolver")),
+            "resolver.databases",
+            "this halfmq was built without the feature `resolver`",
+        ),
         (
             journal.segment_bytes < SEGMENT_BYTES_MIN,
             "journal.segment_bytes",

@@ -128,7 +128,9 @@ fn rejected(rejection: &Rejection) -> Code {
         Rejection::TooLarge { .. } => Code::PayloadTooLarge,
         Rejection::UnknownTopic(_) => Code::TopicNotFound,
         Rejection::UnknownGroup(_) => Code::ConsumerGroupNotFound,
-        Rejection::UnknownTransaction(_) | Rejection::DecisionConflict { .. } => Code::InvalidTransactionId,
+        Rejection::UnknownTransaction(_)
+        | Rejection::ReceiptPruned(_)
+        | Rejection::DecisionConflict { .. } => Code::InvalidTransactionId,
         Rejection::ReceiptExpired => Code::InvalidReceiptHandle,
         Rejection::RequestIdReused(_) => Code::IllegalMessageId,
         Rejection::LimitReached { .. } => Code::TooManyRequests,

@@ -85,11 +85,19 @@ fn every_setting_can_be_set_in_file_environment_and_flag() {
         assert_eq!(by_file, by_environment, "{name}");
         assert_eq!(by_file, by_flag, "{name}");
     }
+    // A table in the file, JSON elsewhere.
+    let json = r#"[{"url":"sqlite:a","producer_groups":["g"],"table":"t","connections_max":3}]"#;
+    let toml = "[[resolver.databases]]\nurl = 'sqlite:a'\nproducer_groups = ['g']\ntable = 't'\nconnections_max = 3\n";
+    let by_file = in_force(toml, &[], &[]);
+    assert_eq!(by_file, in_force("", &[&format!("HALFMQ_RESOLVER__DATABASES={json}")], &[]));
+    assert_eq!(by_file, in_force("", &[], &[&format!("resolver.databases={json}")]));
+    assert_ne!(by_file, in_force("", &[], &[]));
     // secret_file needs a file, see below.
     let missing: Vec<String> = Settings::default()
         .in_force()
         .into_keys()
-        .filter(|known| known != "callbacks.secret_file" && !cases.iter().any(|(name, ..)| name == known))
+        .filter(|known| known != "callbacks.secret_file" && known != "resolver.databases")
+        .filter(|known| !cases.iter().any(|(name, ..)| name == known))
         .collect();
     assert!(missing.is_empty(), "not covered here: {missing:?}");
 }
