@@ -74,8 +74,10 @@ pub enum Reason {
     UnknownTopic,
     /// No such consumer group.
     UnknownGroup,
-    /// No such transaction, or it was decided so long ago that its record is gone.
+    /// No such transaction.
     UnknownTransaction,
+    /// The transaction is older than the receipts that the coordinator keeps; its outcome cannot be told.
+    ReceiptPruned,
     /// No such dead letter.
     UnknownDeadLetter,
     /// The opposite decision came first and stands.
@@ -151,6 +153,7 @@ impl Error {
             Some(Wire::UnknownTopic) => Reason::UnknownTopic,
             Some(Wire::UnknownGroup) => Reason::UnknownGroup,
             Some(Wire::UnknownTransaction) => Reason::UnknownTransaction,
+            Some(Wire::ReceiptPruned) => Reason::ReceiptPruned,
             Some(Wire::UnknownDeadLetter) => Reason::UnknownDeadLetter,
             Some(Wire::DecisionConflict) => Reason::DecisionConflict,
             Some(Wire::ReceiptExpired) => Reason::ReceiptExpired,

@@ -30,6 +30,11 @@ pub struct Settings {
     /// How long messages are kept once every registered group has settled them.
     #[serde(with = "human")]
     pub retention: Duration,
+    /// They go earlier while the journal has more bytes than this.
+    pub retention_bytes: u64,
+    /// How long receipts of decided transactions are kept; later the answer is that they are pruned.
+    #[serde(with = "human")]
+    pub receipt_retention: Duration,
     /// When and how producers are asked about open transactions.
     pub checks: CheckSettings,
     /// How registered callback URLs are asked.
@@ -176,6 +181,8 @@ impl Default for Settings {
             auto_create_topics: None,
             topic_queues: 4,
             retention: Duration::from_secs(60 * 60),
+            retention_bytes: 1024 * 1024 * 1024,
+            receipt_retention: Duration::from_secs(7 * 24 * 60 * 60),
             checks: CheckSettings::default(),
             callbacks: CallbackSettings::default(),
             journal: JournalSettings::default(),

@@ -14,7 +14,7 @@ use crate::checker::{CallbackSettings, Checker, CheckerSettings};
 use crate::clock::Clock;
 use crate::config::{InDoubt, Settings};
 use crate::service::{Arrivals, Service, ServiceSettings};
-use crate::store::embedded::{self, Embedded, EngineOptions, JournalOptions};
+use crate::store::embedded::{self, Embedded, EngineOptions, JournalOptions, Progress};
 use crate::store::{Store, Unavailable};
 use crate::telemetry;
 
@@ -151,6 +151,9 @@ fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, Error> {
             ..JournalOptions::default()
         },
         retention: settings.retention,
+        retention_bytes: settings.retention_bytes,
+        receipt_retention: settings.receipt_retention,
+        progress: Some(rebuild_progress()),
         ..EngineOptions::default()
     };
     let (store, recovered) = Embedded::open(&settings.data, options)?;
@@ -162,6 +165,24 @@ fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, Error> {
         );
     }
     Ok(Arc::new(store))
+}
+
+/// Shows people on a terminal how far the index is that is made anew.
+fn rebuild_progress() -> Progress {
+    let bar = std::sync::OnceLock::new();
+    Progress(Arc::new(move |done, total| {
+        let bar: &indicatif::ProgressBar = bar.get_or_init(|| {
+            tracing::warn!(bytes = total, "the index is made anew from the journal");
+            let style = indicatif::ProgressStyle::with_template("index {wide_bar} {percent} % {eta}");
+            let bar = indicatif::ProgressBar::new(total);
+            bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+            bar
+        });
+        bar.set_position(done);
+        if done >= total {
+            bar.finish_and_clear();
+        }
+    }))
 }
 
 fn policy(settings: &Settings) -> CheckPolicy {

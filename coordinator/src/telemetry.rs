@@ -58,6 +58,8 @@ mod names {
     pub(super) const BACKLOG: Metric =
         ("halfmq_backlog_messages", "Messages a consumer group has not settled, by topic and group.");
 
+    pub(super) const JOURNAL_SIZE: Metric = ("halfmq_journal_size_bytes", "Bytes of the journal's files.");
+
     pub(super) const COUNTERS: [Metric; 13] = [
         PREPARED,
         COMMITTED,
@@ -74,7 +76,7 @@ mod names {
         JOURNAL_BYTES,
     ];
     pub(super) const HISTOGRAMS: [Metric; 3] = [REQUEST, JOURNAL_SYNC, JOURNAL_GROUP];
-    pub(super) const GAUGES: [Metric; 5] = [OPEN, IN_DOUBT, OLDEST_OPEN, CHECKERS, BACKLOG];
+    pub(super) const GAUGES: [Metric; 6] = [OPEN, IN_DOUBT, OLDEST_OPEN, CHECKERS, BACKLOG, JOURNAL_SIZE];
 }
 
 /// Who decided a transaction.
@@ -232,6 +234,11 @@ pub fn open_transactions(open: u64, in_doubt: u64, oldest: Duration) {
 /// How many producer instances can be asked over a live stream now.
 pub fn connected_checkers(instances: u64) {
     gauge!(names::CHECKERS.0).set(level(instances));
+}
+
+/// Bytes of the journal's files.
+pub fn journal_size(bytes: u64) {
+    gauge!(names::JOURNAL_SIZE.0).set(level(bytes));
 }
 
 /// How many messages this group has not settled in this topic. Set it to 0 when either is deleted.

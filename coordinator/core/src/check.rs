@@ -102,6 +102,9 @@ impl CheckPolicy {
     }
 }
 
+/// Time that each overdue check adds to the span over which a restart spreads them.
+pub(crate) const WARM_UP_EACH: Duration = Duration::from_millis(5);
+
 /// Spreads what fell due while the coordinator was down over `window`, so that a restart is no storm.
 pub(crate) fn warmed_up(
     due: Timestamp,

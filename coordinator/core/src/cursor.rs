@@ -16,16 +16,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::ids::ReceiptHandle;
-use crate::limits::{HELD_MAX, IN_FLIGHT_MAX};
+use crate::image::CursorImage;
+use crate::limits::{HELD_MAX, IN_FLIGHT_MAX, SCAN_MAX};
 use crate::message::TagFilter;
 use crate::queue::Queue;
+use crate::ranges::Ranges;
 use crate::rejection::Rejection;
+use crate::shelf::Shelf;
 use crate::time::Timestamp;
 
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
     floor: u64,
-    settled: BTreeSet<u64>,
+    settled: Ranges,
     open: BTreeMap<u64, Open>,
 
     scan: u64,
@@ -37,13 +40,16 @@ pub(crate) struct Cursor {
 }
 
 /// A message that was delivered at least once, or given back by an operator, and is not settled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Open {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Open {
     /// Deliveries so far.
-    pub(crate) attempt: u32,
-    visible_at: Timestamp,
-    leased: bool,
-    message_group: Option<u64>,
+    pub attempt: u32,
+    /// When it may be delivered again.
+    pub visible_at: Timestamp,
+    /// Somebody works on it; `false` after it was given back.
+    pub leased: bool,
+    /// Hash of the message group that it holds up.
+    pub message_group: Option<u64>,
 }
 
 /// What to do with the next message.
@@ -63,9 +69,29 @@ pub(crate) enum Turn {
     },
 }
 
+impl From<CursorImage> for Cursor {
+    fn from(image: CursorImage) -> Self {
+        let settled = image.settled.into_iter().collect();
+        let mut cursor = Self { settled, ..Self::starting_at(image.floor) };
+        for (offset, open) in image.open {
+            cursor.busy.extend(open.message_group.map(|group| (group, offset)));
+            cursor.put_open(offset, open);
+        }
+        cursor
+    }
+}
+
 impl Cursor {
     pub(crate) fn starting_at(floor: u64) -> Self {
         Self { floor, scan: floor, ..Self::default() }
+    }
+
+    pub(crate) fn image(&self) -> CursorImage {
+        CursorImage {
+            floor: self.floor,
+            settled: self.settled.iter().collect(),
+            open: self.open.iter().map(|(offset, open)| (*offset, *open)).collect(),
+        }
     }
 
     pub(crate) fn floor(&self) -> u64 {
@@ -78,7 +104,7 @@ impl Cursor {
 
     pub(crate) fn undelivered(&self, next: u64) -> u64 {
         let given_back = self.open.range(..self.floor).count() as u64;
-        next.saturating_sub(self.floor).saturating_sub(self.settled.len() as u64) + given_back
+        next.saturating_sub(self.floor).saturating_sub(self.settled.count()) + given_back
     }
 
     /// When the next open message becomes visible.
@@ -95,7 +121,7 @@ impl Cursor {
     /// The caller applies the outcome before it asks again. `steps` bounds the search.
     pub(crate) fn turn(
         &mut self,
-        queue: &Queue,
+        (queue, shelf): (&Queue, &dyn Shelf),
         filter: &TagFilter,
         attempts_max: u32,
         now: Timestamp,
@@ -105,17 +131,23 @@ impl Cursor {
             return Some(turn);
         }
         if let Some(offset) = self.freed.pop_first() {
-            return Some(Turn::Deliver { offset, attempt: 1 });
+            let entry = queue.entry(offset, shelf)?;
+            if entry.is_kept() && filter.admits(entry.tag.as_ref()) {
+                return Some(Turn::Deliver { offset, attempt: 1 });
+            }
+            // The filter changed while it was held: its message group goes on without it.
+            entry.message_group.into_iter().for_each(|group| self.free(group));
+            return Some(Turn::Unwanted { offset });
         }
         while *steps > 0 && self.open.len() < IN_FLIGHT_MAX && self.held_count < HELD_MAX {
             self.scan = self.scan.max(queue.base());
-            let (offset, entry) = (self.scan, queue.entry(self.scan)?);
+            let (offset, entry) = (self.scan, queue.entry(self.scan, shelf)?);
             self.scan += 1;
             *steps -= 1;
             if self.open.contains_key(&offset) || self.is_settled(offset) {
                 continue;
             }
-            if !filter.admits(entry.tag.as_ref()) {
+            if !entry.is_kept() || !filter.admits(entry.tag.as_ref()) {
                 return Some(Turn::Unwanted { offset });
             }
             match entry.message_group {
@@ -129,11 +161,11 @@ impl Cursor {
         None
     }
 
-    /// A lease that ended after the last attempt, found without anybody receiving.
-    pub(crate) fn exhausted(&self, attempts_max: u32, now: Timestamp) -> Option<(u64, u32)> {
-        let (at, offset) = self.visible.first()?;
-        let open = self.open.get(offset)?;
-        (*at <= now && open.attempt >= attempts_max).then_some((*offset, open.attempt))
+    /// Leases that ended after the last attempt, found without anybody receiving: offset and attempts.
+    pub(crate) fn exhausted(&self, attempts_max: u32, now: Timestamp) -> impl Iterator<Item = (u64, u32)> {
+        let ended = self.visible.iter().take_while(move |(at, _)| *at <= now).take(SCAN_MAX);
+        let attempts = ended.filter_map(|(_, offset)| Some((*offset, self.open.get(offset)?.attempt)));
+        attempts.filter(move |(_, attempts)| *attempts >= attempts_max)
     }
 
     fn turn_of_visible(&self, attempts_max: u32, now: Timestamp) -> Option<Turn> {
@@ -150,7 +182,7 @@ impl Cursor {
     }
 
     fn is_settled(&self, offset: u64) -> bool {
-        offset < self.floor || self.settled.contains(&offset)
+        offset < self.floor || self.settled.contains(offset)
     }
 
     /// The open delivery that the handle names.
@@ -167,6 +199,13 @@ impl Cursor {
     /// Whether there is nothing left to ack: an ack that comes twice is fine.
     pub(crate) fn is_done(&self, offset: u64) -> bool {
         self.is_settled(offset) && !self.open.contains_key(&offset)
+    }
+
+    /// How many offsets from `first` up to, and without, `end` are not done with.
+    pub(crate) fn undone_within(&self, first: u64, end: u64) -> u64 {
+        let given_back = self.open.range(first..self.floor.clamp(first, end)).count() as u64;
+        let from = first.max(self.floor);
+        end.saturating_sub(from) - self.settled.count_within(from, end.max(from)) + given_back
     }
 
     pub(crate) fn deliver(
@@ -206,14 +245,16 @@ impl Cursor {
         if offset >= self.floor {
             self.settled.insert(offset);
         }
-        while self.settled.remove(&self.floor) {
-            self.floor += 1;
-        }
+        self.floor = self.settled.take_from(self.floor);
     }
 
-    /// A dead letter comes back, with attempts counted anew. Its place in the order is lost.
+    /// A dead letter comes back, with attempts counted anew. Its place in the order is lost. One that a
+    /// reset of the group has brought back already comes by itself.
     pub(crate) fn revive(&mut self, offset: u64, now: Timestamp) {
-        self.settled.remove(&offset);
+        if !self.is_done(offset) {
+            return;
+        }
+        self.settled.remove(offset);
         self.put_open(offset, Open { attempt: 0, visible_at: now, leased: false, message_group: None });
     }
 

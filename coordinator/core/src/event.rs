@@ -2,15 +2,17 @@
 
 use crate::check::CheckPolicy;
 use crate::ids::TransactionId;
+use crate::image::{Holder, Image};
 use crate::message::{Extent, Message, TagFilter};
 use crate::names::{ConsumerGroup, InstanceId, ProducerGroup, RequestId, TopicName};
 use crate::retry::RetryPolicy;
+use crate::shelf::Page;
 use crate::time::Timestamp;
 use crate::transaction::Verdict;
 
 /// Takes events in order. What it has taken may be shown to anyone only after it is durable.
 pub trait Log {
-    /// Takes an event and says where the contents of its messages are, in their order.
+    /// Takes an event and says where the contents of its messages are, in their order, or where its page is.
     fn append(&mut self, event: &Event) -> Vec<Extent>;
 }
 
@@ -73,6 +75,14 @@ pub enum Event {
     DeadLettersPurged { group: ConsumerGroup, numbers: Vec<u64> },
     /// Messages below `base` that everyone is done with are no longer kept.
     Trimmed { topic: TopicName, queue: u32, base: u64 },
+    /// Entries of a queue went onto the shelf, or were written there anew. The page has an extent.
+    Paged { topic: TopicName, queue: u32, first: u64, page: Page },
+    /// Contents that nobody needs any more are no longer kept, although entries before them are.
+    LetGo { topic: TopicName, queue: u32, offsets: Vec<u64> },
+    /// A content was written anew.
+    Moved { holder: Holder, message: Message },
+    /// A piece of an image of the whole ledger.
+    Image(Box<Image>),
 }
 
 /// Half messages were taken in.

@@ -23,6 +23,13 @@ impl TransactionId {
         )
     }
 
+    /// When it was made, to the millisecond.
+    #[must_use]
+    pub fn made_at(self) -> Timestamp {
+        let millis = u64::try_from(self.0 >> 80).expect("48 bits are left");
+        Timestamp::from_micros(millis.saturating_mul(1_000))
+    }
+
     /// From its sixteen bytes as a number.
     #[must_use]
     pub const fn from_u128(value: u128) -> Self {

@@ -6,33 +6,39 @@
 pub(crate) mod admin;
 pub(crate) mod checks;
 pub(crate) mod consume;
+mod image;
+pub(crate) mod paging;
 pub(crate) mod produce;
 mod replay;
 pub(crate) mod timers;
 pub(crate) mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::check::CheckPolicy;
 use crate::cursor::Cursor;
+use crate::dead_letters::DeadLetters;
 use crate::event::{Event, Log};
 use crate::ids::{MessageId, TransactionId};
-use crate::message::{Extent, Tag, TagFilter, Visibility};
+use crate::image::{Half, OpenTransaction};
+use crate::message::TagFilter;
 use crate::names::{ConsumerGroup, InstanceId, ProducerGroup, RequestId, TopicName};
-use crate::queue::{Origin, Topic};
+use crate::queue::Topic;
 use crate::rejection::Rejection;
 use crate::retry::RetryPolicy;
+use crate::shelf::Shelf;
 use crate::time::Timestamp;
 
 pub(crate) use transactions::{DecidedTransaction, TxMessage};
 
 /// The state of one coordinator.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
     topics: BTreeMap<TopicName, Topic>,
     producers: BTreeMap<ProducerGroup, Producer>,
-    open: BTreeMap<TransactionId, OpenTransaction>,
+    open: BTreeMap<TransactionId, Box<OpenTransaction>>,
     in_doubt: usize,
     /// Decided not long ago; older ones are the engine's to remember.
     decided: BTreeMap<TransactionId, DecidedTransaction>,
@@ -41,6 +47,9 @@ pub struct Ledger {
     groups: BTreeMap<ConsumerGroup, Group>,
     /// How long messages are kept that every group is done with.
     retention: Duration,
+    /// There is no room to keep them that long.
+    pressed: bool,
+    shelf: Arc<dyn Shelf>,
 }
 
 #[derive(Debug, Default)]
@@ -48,33 +57,11 @@ struct Producer {
     /// Sequence given last.
     sequence: u64,
     callback: Option<String>,
+    /// Of its newest transaction, for the next one to share.
+    policy: Option<Arc<CheckPolicy>>,
+    instance: Option<InstanceId>,
     /// Its open transactions by the time of their next check.
     due: BTreeSet<(Timestamp, TransactionId)>,
-}
-
-#[derive(Debug)]
-struct OpenTransaction {
-    producer_group: ProducerGroup,
-    instance: Option<InstanceId>,
-    request_id: Option<RequestId>,
-    fingerprint: u64,
-    policy: CheckPolicy,
-    prepared_at: Timestamp,
-    answered: u32,
-    in_doubt: bool,
-    next_check: Timestamp,
-    halves: Vec<Half>,
-}
-
-/// A half message, as the rules see it.
-#[derive(Clone, Debug)]
-struct Half {
-    topic: TopicName,
-    content: Extent,
-    tag: Option<Tag>,
-    message_group: Option<u64>,
-    visibility: Visibility,
-    sequence: u64,
 }
 
 /// A committed message whose time has not come.
@@ -88,8 +75,7 @@ struct Delayed {
 struct Group {
     retry: RetryPolicy,
     subscriptions: BTreeMap<TopicName, Subscription>,
-    /// By number: their offset in the dead-letter topic.
-    dead: BTreeMap<u64, Origin>,
+    dead: DeadLetters,
 }
 
 #[derive(Debug, Default)]
@@ -106,10 +92,29 @@ struct Subscription {
 pub struct Inconsistency(pub &'static str);
 
 impl Ledger {
-    /// An empty ledger; `retention` is how long messages are kept that every group is done with.
+    /// An empty ledger; `retention` is how long messages are kept that every group is done with, and
+    /// `shelf` gives back the pages that went to the log.
     #[must_use]
-    pub fn new(retention: Duration) -> Self {
-        Self { retention, ..Self::default() }
+    pub fn new(retention: Duration, shelf: Arc<dyn Shelf>) -> Self {
+        Self {
+            retention,
+            pressed: false,
+            shelf,
+            topics: BTreeMap::new(),
+            producers: BTreeMap::new(),
+            open: BTreeMap::new(),
+            in_doubt: 0,
+            decided: BTreeMap::new(),
+            requests: HashMap::new(),
+            delayed: BTreeMap::new(),
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// Says whether the engine is short of room: then messages that every group is done with are let go of
+    /// before their retention is over.
+    pub fn press(&mut self, pressed: bool) {
+        self.pressed = pressed;
     }
 
     /// Number of open transactions.

@@ -16,21 +16,28 @@
 //! Deliberately absent: async, IO, clocks, randomness, the wire. Time and fresh ids come in as
 //! arguments; contents stay with the engine, rules only pass their [`Extent`] around.
 
+mod archive;
 mod check;
 mod cursor;
+mod dead_letters;
 mod event;
 mod ids;
+pub mod image;
 mod ledger;
 pub mod limits;
 mod message;
 mod names;
 mod queue;
+mod ranges;
 mod rejection;
 mod retry;
+mod shelf;
 mod time;
 mod transaction;
 
+pub use archive::Archivist;
 pub use check::{CheckPolicy, InDoubtPolicy, NextCheck};
+pub use cursor::Open;
 pub use event::{Decided, Event, Log, Prepared, Release, Sent};
 pub use ids::{MessageId, ReceiptHandle, TransactionId};
 pub use ledger::admin::{Backlog, DeadLetter, GroupView, QueueBacklog, QueueView, TopicView};
@@ -42,8 +49,9 @@ pub use ledger::transactions::{Decide, DecidedTransaction, TransactionView, TxMe
 pub use ledger::{Inconsistency, Ledger};
 pub use message::{Extent, Message, MessageGroup, Tag, TagFilter, Visibility};
 pub use names::{ConsumerGroup, InstanceId, ProducerGroup, RequestId, TopicName};
-pub use queue::{Origin, Place, Start};
+pub use queue::{Entry, Origin, Place, Start};
 pub use rejection::Rejection;
 pub use retry::RetryPolicy;
+pub use shelf::{EmptyShelf, Page, PageRef, Run, Shelf};
 pub use time::Timestamp;
 pub use transaction::{DecidedBy, Decision, State, Verdict};

@@ -108,6 +108,17 @@ pub enum Visibility {
 }
 
 impl Visibility {
+    /// Bounds what [`Message::check`] cannot: that a time is not too far from `now`.
+    pub(crate) fn check(self, now: Timestamp) -> Result<(), Rejection> {
+        match self {
+            Self::At(time) if time > now.after(DELAY_MAX) => Err(Rejection::Invalid {
+                what: "deliver_at",
+                why: "it is more than 366 days from now".into(),
+            }),
+            Self::AtOnce | Self::At(_) | Self::After(_) => Ok(()),
+        }
+    }
+
     /// The time a message committed at `now` has to wait for, if any.
     pub(crate) fn due(self, now: Timestamp) -> Option<Timestamp> {
         let due = match self {
@@ -126,6 +137,11 @@ pub struct Extent {
     pub position: u64,
     /// Bytes.
     pub length: u32,
+}
+
+impl Extent {
+    /// Of a content that is no longer kept.
+    pub const NONE: Self = Self { position: u64::MAX, length: 0 };
 }
 
 /// Which tags a group wants: `*`, or tags joined by `||`.

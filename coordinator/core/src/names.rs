@@ -47,7 +47,7 @@ pub(crate) use name;
 
 name!(
     /// Where messages are released to.
-    TopicName, "topic", plain
+    TopicName, "topic", topic
 );
 name!(
     /// Consumers that share the work of reading a topic: each message goes to one of them.
@@ -80,6 +80,11 @@ impl TopicName {
     pub fn is_dead_letter(&self) -> bool {
         self.0.starts_with(DEAD_LETTER_PREFIX)
     }
+
+    /// The group whose dead letters this topic collects.
+    pub(crate) fn dead_letters_of(&self) -> Option<ConsumerGroup> {
+        Some(ConsumerGroup(self.0.strip_prefix(DEAD_LETTER_PREFIX)?.into()))
+    }
 }
 
 /// Characters that are safe in every file name, URL, metric label and shell: `A-Z a-z 0-9 _ - .`
@@ -89,6 +94,11 @@ fn plain(text: &str) -> Result<(), &'static str> {
         return Err("only A-Z a-z 0-9 _ - . are allowed");
     }
     if text.starts_with('.') { Err("it must not start with a dot") } else { Ok(()) }
+}
+
+/// The topic of dead letters is longer than its group by the prefix.
+fn topic(text: &str) -> Result<(), &'static str> {
+    plain(text.strip_prefix(DEAD_LETTER_PREFIX).unwrap_or(text))
 }
 
 pub(crate) fn printable(text: &str) -> Result<(), &'static str> {
@@ -117,6 +127,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn dead_letter_topics_have_legal_names() -> Result<(), crate::Rejection> {
+        let group: ConsumerGroup = "x".repeat(127).parse()?;
+        let topic = group.dead_letter_topic();
+        assert_eq!(topic.as_str().parse::<TopicName>()?, topic);
+        Ok(())
+    }
+
+    #[test]
     fn names_are_checked_at_the_edge() {
         let long = "x".repeat(128);
         let longest = "x".repeat(127);
@@ -130,6 +148,8 @@ mod tests {
             ("päyments", false),
             ("a/b", false),
             (".hidden", false),
+            ("dlq.", false),
+            ("dlq.with space", false),
         ] {
             assert_eq!(name.parse::<TopicName>().is_ok(), legal, "{name:?}");
         }

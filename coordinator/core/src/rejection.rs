@@ -22,10 +22,12 @@ pub enum Rejection {
     TopicInUse { topic: TopicName, why: String },
     #[error("consumer group {0} does not exist; it begins with its first receive")]
     UnknownGroup(ConsumerGroup),
-    #[error(
-        "transaction {0} is not known here: it was never prepared on this coordinator, or its record is past retention"
-    )]
+    #[error("transaction {0} is not known here: it was never prepared on this coordinator")]
     UnknownTransaction(TransactionId),
+    #[error(
+        "transaction {0} is older than the receipts that are kept: if it was prepared here it was decided, and this says nothing about how"
+    )]
+    ReceiptPruned(TransactionId),
     #[error("transaction {transaction} was already decided: {} stands; the {asked} was not carried out", .stands.decision)]
     DecisionConflict { transaction: TransactionId, stands: Verdict, asked: Decision },
     #[error("request id {0:?} was used before for other content; nothing was stored")]

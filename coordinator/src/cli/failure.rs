@@ -139,8 +139,9 @@ fn next_step(reason: Reason) -> &'static str {
         Reason::TooLarge => "send less at once; nothing was changed",
         Reason::UnknownTopic => "see `halfmq topic list`, or make it with `halfmq topic create`",
         Reason::UnknownGroup => "see `halfmq group list`; a group exists once it has received",
-        Reason::UnknownTransaction => {
-            "check the id with `halfmq tx list`; decided transactions are forgotten after the retention"
+        Reason::UnknownTransaction => "check the id with `halfmq tx list`",
+        Reason::ReceiptPruned => {
+            "its outcome is not remembered; see the service's own database, and the setting receipt_retention"
         }
         Reason::UnknownDeadLetter => "see `halfmq dlq list GROUP`; it may have been replayed or purged",
         Reason::DecisionConflict => {

@@ -34,7 +34,7 @@ impl Repair {
             );
         };
         output.answer(|| describe(&inspection), || as_json(&inspection))?;
-        if !self.cut {
+        if inspection.contents_only || !self.cut {
             return Err(Failure::Partly(format!("{damage}; nothing was changed")));
         }
         if !self.yes {
@@ -54,8 +54,16 @@ fn failed(error: Error) -> Failure {
 }
 
 fn describe(inspection: &Inspection) -> String {
-    let Inspection { frames, damage, frames_behind, files } = inspection;
+    let Inspection { frames, damage, contents_only, frames_behind, files } = inspection;
     let damage = damage.as_ref().map(ToString::to_string).unwrap_or_default();
+    if *contents_only {
+        return format!(
+            "Damaged: {damage}\n  files           {}\n\nThe coordinator starts all the same: only messages that \
+             wait in this file are affected, and those that cannot be read are refused, never passed on. Best: \
+             restore the file from a copy. There is nothing to cut.",
+            files.join(" "),
+        );
+    }
     format!(
         "Damaged: {damage}\n  in front of it  {} intact, nothing lost\n  behind it       {} intact, acknowledged, \
          out of reach\n  files           {}\n\nBest: restore these files from a copy. Otherwise `halfmq repair --cut` \
@@ -74,6 +82,7 @@ fn as_json(inspection: &Inspection) -> serde_json::Value {
         "intact": false,
         "frames": inspection.frames,
         "damage": damage,
+        "contents_only": inspection.contents_only,
         "frames_behind": inspection.frames_behind,
         "files": inspection.files,
     })

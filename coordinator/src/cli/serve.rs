@@ -19,7 +19,8 @@ Settings come from the first of: flag, environment, file, default.
                         interval = \"10s\"
   In the environment:   HALFMQ_CHECKS__INTERVAL=10s   (lists are comma-separated)
   On the command line:  --set checks.interval=10s
-Settings: grpc, http, data, store, insecure, auto_create_topics, topic_queues, retention,
+Settings: grpc, http, data, store, insecure, auto_create_topics, topic_queues,
+  retention, retention_bytes, receipt_retention,
   checks.{first_after, interval, interval_max, checks_max, in_doubt, answer_timeout,
           in_flight_max, per_second_max},
   callbacks.{allow, secret, secret_file, timeout, in_flight_max, batch_max},

@@ -169,6 +169,8 @@ fn set(settings: &mut Settings, name: &str, value: &str) -> Result<bool, String>
         "auto_create_topics" => settings.auto_create_topics = Some(number(value, "true or false")?),
         "topic_queues" => settings.topic_queues = count(value)?,
         "retention" => settings.retention = duration(value)?,
+        "retention_bytes" => settings.retention_bytes = number(value, "a number of bytes")?,
+        "receipt_retention" => settings.receipt_retention = duration(value)?,
         "checks.first_after" => checks.first_after = duration(value)?,
         "checks.interval" => checks.interval = duration(value)?,
         "checks.interval_max" => checks.interval_max = duration(value)?,

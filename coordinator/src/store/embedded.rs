@@ -15,6 +15,7 @@ mod index;
 pub mod journal;
 pub mod record;
 pub mod repair;
+mod shelf;
 mod verbs;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use halfmq_core::{Extent, Message};
 use tokio::sync::{mpsc, oneshot};
 
-pub use engine::{Engine, EngineOptions, Turn, Work};
+pub use engine::{Engine, EngineOptions, Progress, Turn, Work};
 pub use index::Index;
 pub use journal::{Damage, JournalOptions, OpenError, Recovered};
 
@@ -194,6 +195,7 @@ impl Writer {
                 }
             }
             self.finish_group(&mut answers);
+            self.engine.upkeep();
         }
         self.index.close();
         drop(self.lock);

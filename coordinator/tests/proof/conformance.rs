@@ -34,8 +34,10 @@ fn embedded(directory: &Path, clock: Clock) -> Arc<dyn Store> {
         retention: std::time::Duration::from_secs(60),
         decided_kept: 10_000,
         warm_up: std::time::Duration::ZERO,
+        hot_entries_max: 2,
+        page_entries: 1,
         clock,
-        seed: None,
+        ..EngineOptions::default()
     };
     Arc::new(Embedded::open(directory, options).expect("the store opens").0)
 }

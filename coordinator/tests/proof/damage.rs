@@ -1,6 +1,10 @@
 //! Damage is reported with file and offset, never skipped; a torn tail is cut.
 
+use std::sync::Arc;
+
 use halfmq_coordinator::store::embedded::OpenError;
+use halfmq_coordinator::store::embedded::disk::Disk;
+use halfmq_coordinator::store::embedded::journal::repair;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -79,7 +83,7 @@ fn missing_segment_refuses_to_start() {
     for (name, _) in &segments {
         let copy = disk.copy(1);
         let broken = World::new(copy.clone(), SmallRng::seed_from_u64(1), 1);
-        halfmq_coordinator::store::embedded::disk::Disk::remove(&copy, name).expect("the file is there");
+        Disk::remove(&copy, name).expect("the file is there");
         let spare = disk_is_spare(&disk, name);
         if !spare {
             refused(&broken, &format!("without {name}"));
@@ -140,4 +144,31 @@ fn disk_is_spare(disk: &SimDisk, name: &str) -> bool {
     let mut spare = false;
     disk.tamper(name, |bytes| spare = bytes.iter().all(|byte| *byte == 0));
     spare
+}
+
+/// A start does not read what stands before the newest image, so it need not notice; a look does.
+#[test]
+fn damage_before_the_newest_image_is_found_by_a_look() {
+    let mut chance = SmallRng::seed_from_u64(2);
+    let disk = SimDisk::new(12);
+    let mut world = World::new(disk.clone(), SmallRng::seed_from_u64(12), 12).frugal();
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    for _ in 0..1_500 {
+        world.step(&mut engine).expect("the disk is fine");
+    }
+    let (mut refused, mut found) = (0, 0);
+    for (file, offset) in places(&disk, &mut chance) {
+        let copy = disk.copy(1);
+        copy.tamper(&file, |bytes| bytes[offset] ^= 4);
+        let look = repair::inspect(&(Arc::new(copy.clone()) as Arc<dyn Disk>)).expect("the disk can be read");
+        let damage = look.damage.unwrap_or_else(|| panic!("{file} at {offset}: it was not noticed"));
+        assert_eq!(damage.file, file, "{damage}");
+        let opened = World::new(copy, SmallRng::seed_from_u64(1), 1).frugal().open();
+        assert_eq!(opened.is_ok(), look.contents_only, "{file} at {offset}: {damage}");
+        *if look.contents_only { &mut found } else { &mut refused } += 1;
+    }
+    assert!(refused > 0 && found > 0, "{refused} refused, {found} found: the story needs both");
+    let look = repair::inspect(&(Arc::new(disk) as Arc<dyn Disk>)).expect("the disk can be read");
+    assert_eq!(look.damage, None, "the original is whole");
 }

@@ -2,30 +2,37 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use halfmq_coordinator::store::embedded::{Embedded, EngineOptions, JournalOptions};
+use halfmq_coordinator::clock::Clock;
+use halfmq_coordinator::store::embedded::disk::Directory;
+use halfmq_coordinator::store::embedded::{Embedded, Engine, EngineOptions, Index, JournalOptions, Work};
 use halfmq_coordinator::store::{CheckAnswer, Store};
 use halfmq_core::{
-    Answer, CheckPolicy, Decide, DecidedBy, Decision, Message, Prepare, Receipt, Rejection, Send,
+    Answer, CheckPolicy, Decide, DecidedBy, Decision, Message, Prepare, Receipt, Rejection, Send, Timestamp,
     TransactionId, Visibility,
 };
 
 const TRANSACTIONS: u32 = 60;
 
 /// Nothing that is decided stays in memory once the index has it.
-fn open(directory: &Path) -> Embedded {
-    let options = EngineOptions {
+fn options() -> EngineOptions {
+    EngineOptions {
         journal: JournalOptions { segment_bytes: 64 * 1024, ..JournalOptions::default() },
         decided_kept: 0,
         ..EngineOptions::default()
-    };
-    Embedded::open(directory, options).expect("the store opens").0
+    }
 }
 
-async fn prepare(store: &Embedded, number: u32) -> TransactionId {
+fn open(directory: &Path) -> Embedded {
+    Embedded::open(directory, options()).expect("the store opens").0
+}
+
+fn request(number: u32, body: Vec<u8>) -> Prepare {
     let message = Message {
         topic: "orders".parse().expect("a legal name"),
-        body: number.to_string().into(),
+        body: body.into(),
         tag: None,
         keys: Vec::new(),
         headers: Vec::new(),
@@ -33,15 +40,23 @@ async fn prepare(store: &Embedded, number: u32) -> TransactionId {
         visibility: Visibility::AtOnce,
     };
     let request_id = format!("request-{number}").parse().expect("a legal name");
-    let prepare = Prepare {
+    Prepare {
         producer_group: "shop".parse().expect("a legal name"),
         instance: None,
         callback: None,
         policy: CheckPolicy::default(),
         send: Send::new(Some(request_id), vec![message]).expect("a legal message"),
-    };
+    }
+}
+
+async fn prepare(store: &Embedded, number: u32) -> TransactionId {
+    let prepare = request(number, number.to_string().into());
     let accepted = store.prepare(vec![prepare]).await.expect("the store works").pop().expect("an answer");
     accepted.expect("a legal prepare").transaction
+}
+
+fn decision(transaction: TransactionId, decision: Decision) -> Decide {
+    Decide { transaction, decision, by: DecidedBy::Call, reason: String::new(), replacements: Vec::new() }
 }
 
 async fn decide(
@@ -49,14 +64,12 @@ async fn decide(
     transaction: TransactionId,
     decision: Decision,
 ) -> Result<Receipt, Rejection> {
-    let decide = Decide {
-        transaction,
-        decision,
-        by: DecidedBy::Call,
-        reason: String::new(),
-        replacements: Vec::new(),
-    };
-    store.decide(vec![(decide, Vec::new())]).await.expect("the store works").pop().expect("an answer")
+    store
+        .decide(vec![(self::decision(transaction, decision), Vec::new())])
+        .await
+        .expect("the store works")
+        .pop()
+        .expect("an answer")
 }
 
 /// What was decided, with the receipts.
@@ -139,4 +152,110 @@ async fn index_of_another_journal_is_not_believed() {
     fs::remove_dir_all(one.path().join("index")).expect("it is there");
     fs::rename(other.path().join("index"), one.path().join("index")).expect("it moves");
     all_stand(one.path(), &receipts, "with another's index").await;
+}
+
+/// An engine without threads, so that upkeep comes when the story says so.
+fn engine(directory: &Path, clock: &Clock, retention_bytes: u64) -> (Engine, Arc<Index>) {
+    let index = Arc::new(Index::open(&directory.join("index")).expect("an index"));
+    let options = EngineOptions {
+        journal: JournalOptions { segment_bytes: 16 * 1024, spare_in_background: false },
+        image_every: 32 * 1024,
+        retention_bytes,
+        receipt_retention: Duration::from_secs(3_600),
+        clock: clock.clone(),
+        ..options()
+    };
+    let disk = Arc::new(Directory::new(directory.join("journal")).expect("a directory"));
+    let (mut engine, _) = Engine::open(disk, options, Some(Arc::clone(&index))).expect("the store opens");
+    let topic = engine.run(Work::SMALL, |turn| {
+        let (_, ledger, log) = turn.parts();
+        ledger.create_topic(&"orders".parse().expect("a legal name"), 2, log)
+    });
+    topic.expect("the disk is fine").expect("the same topic each time");
+    (engine, index)
+}
+
+/// Rolls transactions back, with time for upkeep in between. Returns their ids.
+fn rolled_back(engine: &mut Engine, clock: &Clock, numbers: std::ops::Range<u32>) -> Vec<TransactionId> {
+    let mut ids = Vec::new();
+    for number in numbers {
+        let prepare = request(number, vec![b'x'; 400]);
+        let accepted = engine.run(Work::New { bytes: 4_096 }, |turn| turn.prepare(prepare));
+        let id = accepted.expect("the disk is fine").expect("the index is fine").expect("legal").transaction;
+        let rollback = decision(id, Decision::Rollback);
+        let receipt = engine.run(Work::SMALL, |turn| turn.decide(rollback));
+        receipt.expect("the disk is fine").expect("the index is fine").expect("the first decision");
+        clock.advance(Duration::from_millis(300));
+        engine.upkeep();
+        ids.push(id);
+    }
+    ids
+}
+
+fn answers(engine: &mut Engine, ids: &[TransactionId]) -> Vec<&'static str> {
+    let ask = |id: &TransactionId| {
+        let again = decision(*id, Decision::Rollback);
+        let answer = engine.run(Work::SMALL, |turn| turn.decide(again));
+        match answer.expect("the disk is fine").expect("the index is fine") {
+            Ok(_) => "receipt",
+            Err(Rejection::ReceiptPruned(_)) => "pruned",
+            Err(other) => panic!("{other}"),
+        }
+    };
+    ids.iter().map(ask).collect()
+}
+
+#[test]
+fn index_made_anew_after_segments_are_gone_knows_what_it_does_not_know() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
+    let (mut engine_before, index) = engine(directory.path(), &clock, 0);
+    let ids = rolled_back(&mut engine_before, &clock, 0..400);
+    assert!(
+        !directory.path().join("journal/0000000001.seg").exists(),
+        "the story needs a segment to be gone"
+    );
+    drop(engine_before);
+    index.close();
+    drop(index);
+    let (mut with_index, index) = engine(directory.path(), &clock, 0);
+    assert_eq!(answers(&mut with_index, &ids), vec!["receipt"; ids.len()], "the index has all");
+    drop(with_index);
+    index.close();
+    drop(index);
+    fs::remove_dir_all(directory.path().join("index")).expect("it is there");
+    for story in ["made anew", "opened again"] {
+        let (mut engine, index) = engine(directory.path(), &clock, 0);
+        let answers = answers(&mut engine, &ids);
+        assert_eq!(answers.last(), Some(&"receipt"), "{story}: {answers:?}");
+        assert_eq!(answers.first(), Some(&"pruned"), "{story}: {answers:?}");
+        let never = TransactionId::fresh(clock.now(), [7; 10]);
+        let view = engine.turn().missing(never);
+        assert_eq!(view, Rejection::UnknownTransaction(never), "{story}: it was never there");
+        drop(engine);
+        index.close();
+    }
+}
+
+#[test]
+fn old_receipts_are_let_go_of_and_said_to_be() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
+    let (mut engine, index) = engine(directory.path(), &clock, u64::MAX);
+    let old = rolled_back(&mut engine, &clock, 0..50);
+    clock.advance(Duration::from_secs(3_700));
+    // What stays in memory goes with the next decisions, once the index has it.
+    let deadline = Duration::from_secs(60);
+    let began = Clock::stopwatch();
+    let mut number = 50;
+    while answers(&mut engine, &old)[0] != "pruned" {
+        assert!(began.elapsed() < deadline, "old receipts are still there");
+        rolled_back(&mut engine, &clock, number..number + 10);
+        number += 10;
+    }
+    assert_eq!(answers(&mut engine, &old), vec!["pruned"; old.len()]);
+    let again = engine.run(Work::New { bytes: 4_096 }, |turn| turn.prepare(request(3, vec![b'x'; 400])));
+    let again = again.expect("the disk is fine").expect("the index is fine").expect("legal").transaction;
+    assert!(!old.contains(&again), "its request id is free again");
+    index.close();
 }

@@ -10,6 +10,7 @@ mod damage;
 mod full_disk;
 mod index;
 mod power_cut;
+mod reclaim;
 mod records;
 mod sim_disk;
 mod workload;

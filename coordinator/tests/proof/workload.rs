@@ -20,6 +20,7 @@ use rand::rngs::SmallRng;
 
 use crate::sim_disk::SimDisk;
 
+pub(crate) const SEGMENT_BYTES: u64 = 32 * 1024;
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
 
@@ -52,6 +53,8 @@ pub(crate) struct World {
     perhaps_acked: HashSet<MessageId>,
     leased: Vec<Delivery>,
     seed: u64,
+    /// Memory and disk are so short that upkeep has much to do.
+    frugal: bool,
     /// Each life of the engine makes ids of its own, as on a real machine.
     opened: Cell<u64>,
 }
@@ -71,22 +74,48 @@ impl World {
             perhaps_acked: HashSet::new(),
             leased: Vec::new(),
             seed,
+            frugal: false,
             opened: Cell::new(0),
         }
     }
 
+    /// The same with hardly any memory and disk.
+    pub(crate) fn frugal(self) -> Self {
+        Self { frugal: true, ..self }
+    }
+
     pub(crate) fn open(&self) -> Result<(Engine, Recovered), OpenError> {
         let options = EngineOptions {
-            journal: JournalOptions { segment_bytes: 32 * 1024, spare_in_background: false },
+            journal: JournalOptions { segment_bytes: SEGMENT_BYTES, spare_in_background: false },
             retention: Duration::from_secs(30),
             decided_kept: 10_000,
             warm_up: Duration::from_secs(1),
+            hot_entries_max: if self.frugal { 8 } else { 10_000 },
+            page_entries: 4,
+            image_every: if self.frugal { 16 * 1024 } else { u64::MAX },
+            retention_bytes: if self.frugal { 64 * 1024 } else { u64::MAX },
+            receipt_retention: Duration::MAX,
+            upkeep_every: Duration::from_millis(500),
+            progress: None,
             clock: self.clock.clone(),
             seed: Some(
                 self.seed.wrapping_mul(1_000).wrapping_add(self.opened.replace(self.opened.get() + 1)),
             ),
         };
         Engine::open(Arc::new(self.disk.clone()), options, None)
+    }
+
+    /// Time passes with nothing to do but upkeep.
+    pub(crate) fn rest(&self, engine: &mut Engine, seconds: u64) -> Result<(), Unavailable> {
+        for _ in 0..seconds {
+            self.clock.advance(Duration::from_secs(1));
+            engine.run(Work::SMALL, |turn| {
+                let (now, ledger, log) = turn.parts();
+                ledger.tick(now, log);
+            })?;
+            engine.upkeep();
+        }
+        Ok(())
     }
 
     pub(crate) fn create_topic(&self, engine: &mut Engine) -> Result<(), Unavailable> {
@@ -102,13 +131,17 @@ impl World {
 
     /// One random step. An error ends the life of this engine.
     pub(crate) fn step(&mut self, engine: &mut Engine) -> Result<(), Unavailable> {
+        if self.frugal {
+            engine.upkeep();
+        }
         match self.chance.random_range(0..100) {
             0..30 => self.prepare(engine),
             30..55 => self.decide(engine),
             55..62 => self.answer_checks(engine),
             62..68 => self.send(engine),
             68..85 => self.receive(engine),
-            85..94 => self.finish(engine),
+            // Whoever wants to see room become free again has to consume.
+            85..94 => (0..if self.frugal { 12 } else { 1 }).try_for_each(|_| self.finish(engine)),
             _ => {
                 self.clock.advance(Duration::from_millis(self.chance.random_range(0..8_000)));
                 engine.run(Work::SMALL, |turn| {
@@ -386,7 +419,7 @@ fn answer(turn: &mut Turn<'_>, id: TransactionId, answer: Answer) -> Result<Opti
     ledger.answer(now, id, answer, String::new(), Vec::new(), log)
 }
 
-fn lease(engine: &mut Engine, max: usize) -> Result<Vec<Delivery>, Unavailable> {
+pub(crate) fn lease(engine: &mut Engine, max: usize) -> Result<Vec<Delivery>, Unavailable> {
     let receive = Receive {
         group: group(),
         topic: TOPIC.parse().expect("a legal name"),
@@ -402,7 +435,7 @@ fn lease(engine: &mut Engine, max: usize) -> Result<Vec<Delivery>, Unavailable> 
     Ok(received.expect("the topic exists").deliveries)
 }
 
-fn group() -> ConsumerGroup {
+pub(crate) fn group() -> ConsumerGroup {
     GROUP.parse().expect("a legal name")
 }
 

@@ -6,7 +6,7 @@ use crate::ids::MessageId;
 use crate::limits::{NAMES_MAX, PAGE_MAX, QUEUES_MAX};
 use crate::message::Extent;
 use crate::names::{ConsumerGroup, TopicName};
-use crate::queue::{Origin, Place, Start};
+use crate::queue::{Origin, Place, Start, Topic};
 use crate::rejection::Rejection;
 use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
@@ -135,23 +135,37 @@ impl Ledger {
                 topic.halves
             ));
         }
+        if let Some(why) = self.unfinished(name, topic).filter(|_| !force) {
+            return in_use(format!("{why}, or force the deletion"));
+        }
+        self.record(log, Event::TopicDeleted { topic: name.clone() });
+        Ok(())
+    }
+
+    /// What an unforced deletion of the topic would lose, and what to do about it.
+    fn unfinished(&self, name: &TopicName, topic: &Topic) -> Option<String> {
+        let letters = name.dead_letters_of().and_then(|group| self.groups.get(&group));
+        let inside = letters.map_or(0, |group| group.dead.len());
+        if inside > 0 {
+            return Some(format!("{inside} dead letters are in it; replay or purge them"));
+        }
+        let from: usize = self.groups.values().map(|group| group.dead.of_topic(name).count()).sum();
+        if from > 0 {
+            return Some(format!("{from} dead letters came from it; replay or purge them"));
+        }
         let view = self.topic_view(name, topic);
         let read = view
             .groups
             .iter()
             .map(|backlog| backlog.queues.iter().map(|queue| queue.undelivered).sum::<u64>());
         let unread = match view.groups.is_empty() {
+            // Nobody has to read dead letters that were replayed or purged.
+            true if name.is_dead_letter() => 0,
             true => view.queues.iter().map(|queue| queue.next - queue.oldest).sum::<u64>(),
             false => read.sum(),
         };
         let waiting = unread + view.delayed;
-        if waiting > 0 && !force {
-            return in_use(format!(
-                "{waiting} messages are not delivered yet; consume them, or force the deletion"
-            ));
-        }
-        self.record(log, Event::TopicDeleted { topic: name.clone() });
-        Ok(())
+        (waiting > 0).then(|| format!("{waiting} messages are not delivered yet; consume them"))
     }
 
     /// One topic.
@@ -216,7 +230,8 @@ impl Ledger {
         start: Start,
         log: &mut dyn Log,
     ) -> Result<(), Rejection> {
-        let floors = self.topic(topic)?.queues.iter().map(|queue| queue.offset_of(start)).collect();
+        let floors =
+            self.topic(topic)?.queues.iter().map(|queue| queue.offset_of(start, &*self.shelf)).collect();
         let reads = self.group(group)?.subscriptions.contains_key(topic);
         let (group, topic, filter) = (group.clone(), topic.clone(), crate::message::TagFilter::default());
         let event = match reads {
@@ -237,8 +252,8 @@ impl Ledger {
         from: u64,
         max: usize,
     ) -> Result<Vec<DeadLetter>, Rejection> {
-        let dead = self.group(group)?.dead.range(from..).take(max.min(PAGE_MAX));
-        Ok(dead.filter_map(|(number, origin)| self.view_letter(*number, origin)).collect())
+        let dead = self.group(group)?.dead.from(from).take(max.min(PAGE_MAX));
+        Ok(dead.filter_map(|(number, origin)| self.view_letter(number, origin)).collect())
     }
 
     /// One dead letter.
@@ -246,7 +261,7 @@ impl Ledger {
     /// # Errors
     /// [`Rejection::UnknownGroup`], [`Rejection::UnknownDeadLetter`].
     pub fn dead_letter_view(&self, group: &ConsumerGroup, number: u64) -> Result<DeadLetter, Rejection> {
-        let origin = self.group(group)?.dead.get(&number);
+        let origin = self.group(group)?.dead.get(number);
         let unknown = || Rejection::UnknownDeadLetter { group: group.clone(), number };
         origin.and_then(|origin| self.view_letter(number, origin)).ok_or_else(unknown)
     }
@@ -265,7 +280,7 @@ impl Ledger {
         let numbers = self.select_letters(group, numbers)?;
         let dead = &self.group(group)?.dead;
         let topics =
-            numbers.iter().filter_map(|number| Some(dead.get(number)?.place.topic.clone())).collect();
+            numbers.iter().filter_map(|number| Some(dead.get(*number)?.place.topic.clone())).collect();
         if !numbers.is_empty() {
             self.record(log, Event::DeadLettersReplayed { group: group.clone(), numbers, at: now });
         }
@@ -296,10 +311,10 @@ impl Ledger {
         numbers: Option<Vec<u64>>,
     ) -> Result<Vec<u64>, Rejection> {
         let dead = &self.group(group)?.dead;
-        let Some(mut numbers) = numbers else { return Ok(dead.keys().copied().collect()) };
+        let Some(mut numbers) = numbers else { return Ok(dead.numbers().collect()) };
         numbers.sort_unstable();
         numbers.dedup();
-        match numbers.iter().find(|number| !dead.contains_key(number)) {
+        match numbers.iter().find(|number| dead.get(**number).is_none()) {
             Some(number) => Err(Rejection::UnknownDeadLetter { group: group.clone(), number: *number }),
             None => Ok(numbers),
         }
@@ -311,7 +326,7 @@ impl Ledger {
         Some(DeadLetter { number, id: entry.id, origin: origin.clone(), content: entry.content })
     }
 
-    fn topic_view(&self, name: &TopicName, topic: &crate::queue::Topic) -> TopicView {
+    fn topic_view(&self, name: &TopicName, topic: &Topic) -> TopicView {
         let readers =
             self.groups.iter().filter_map(|(group, state)| Some((group, state.subscriptions.get(name)?)));
         TopicView {

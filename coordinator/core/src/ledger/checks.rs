@@ -1,5 +1,7 @@
 //! Asking about silent transactions. Only answers are counted; not reaching anybody costs nothing.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use super::Ledger;
@@ -48,28 +50,44 @@ impl Ledger {
         claim: Duration,
     ) -> Vec<Question> {
         let mut questions = Vec::new();
-        for group in reachable {
-            let Some(producer) = self.producers.get_mut(group) else { continue };
-            while questions.len() < max {
-                let Some((due, id)) = producer.due.first().copied().filter(|(due, _)| *due <= now) else {
-                    break;
-                };
-                producer.due.remove(&(due, id));
-                let Some(open) = self.open.get_mut(&id) else { continue };
-                open.next_check = now.after(claim);
-                producer.due.insert((open.next_check, id));
-                questions.push(Question {
-                    transaction: id,
-                    producer_group: group.clone(),
-                    instance: open.instance.clone(),
-                    request_id: open.request_id.clone(),
-                    prepared_at: open.prepared_at,
-                    answered: open.answered,
-                    contents: open.halves.iter().map(|half| half.content).collect(),
-                });
-            }
+        let mut oldest: BinaryHeap<_> = reachable
+            .iter()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter_map(|group| Some(Reverse((self.oldest_due(group, now)?, group))))
+            .collect();
+        while questions.len() < max {
+            let Some(Reverse(((due, id), group))) = oldest.pop() else { break };
+            questions.extend(self.claim((due, id), group, now.after(claim)));
+            oldest.extend(self.oldest_due(group, now).map(|next| Reverse((next, group))));
         }
         questions
+    }
+
+    fn oldest_due(&self, group: &ProducerGroup, now: Timestamp) -> Option<(Timestamp, TransactionId)> {
+        self.producers.get(group)?.due.first().copied().filter(|(due, _)| *due <= now)
+    }
+
+    fn claim(
+        &mut self,
+        (due, id): (Timestamp, TransactionId),
+        group: &ProducerGroup,
+        until: Timestamp,
+    ) -> Option<Question> {
+        let producer = self.producers.get_mut(group)?;
+        producer.due.remove(&(due, id));
+        let open = self.open.get_mut(&id)?;
+        open.next_check = until;
+        producer.due.insert((until, id));
+        Some(Question {
+            transaction: id,
+            producer_group: group.clone(),
+            instance: open.instance.clone(),
+            request_id: open.request_id.clone(),
+            prepared_at: open.prepared_at,
+            answered: open.answered,
+            contents: open.halves.iter().map(|half| half.content).collect(),
+        })
     }
 
     /// When the next transaction of these producer groups is due.

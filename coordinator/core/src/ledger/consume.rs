@@ -7,13 +7,14 @@ use crate::cursor::Turn;
 use crate::event::{Event, Log};
 use crate::ids::{MessageId, ReceiptHandle};
 use crate::limits::{
-    ACKS_MAX, INVISIBLE_MAX, INVISIBLE_MIN, NAMES_MAX, REASON_BYTES_MAX, RECEIVE_BYTES_MAX, RECEIVE_MAX,
-    SCAN_MAX,
+    ACKS_MAX, IN_FLIGHT_MAX, INVISIBLE_MAX, INVISIBLE_MIN, NAMES_MAX, REASON_BYTES_MAX, RECEIVE_BYTES_MAX,
+    RECEIVE_MAX, SCAN_MAX,
 };
 use crate::message::{Extent, TagFilter};
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
 use crate::queue::{Entry, Origin, Place, Start};
 use crate::rejection::Rejection;
+use crate::shelf::Found;
 use crate::time::Timestamp;
 
 /// What a consumer asks for.
@@ -154,11 +155,14 @@ impl Ledger {
                 };
             results.push(result);
         }
+        // Whoever waits because too much is in flight may go on.
+        let full = reader.cursors.iter().any(|cursor| cursor.in_flight() >= IN_FLIGHT_MAX as u64);
         for (queue, offsets) in settled {
             self.record(log, Event::Settled { group: group.clone(), topic: topic.clone(), queue, offsets });
         }
         let freed = self.groups.get(group).and_then(|group| group.subscriptions.get(topic));
-        Ok((results, freed.is_some_and(|reader| reader.cursors.iter().any(crate::cursor::Cursor::has_freed))))
+        let freed = freed.is_some_and(|reader| reader.cursors.iter().any(crate::cursor::Cursor::has_freed));
+        Ok((results, full || freed))
     }
 
     /// Keeps a delivery invisible for longer, counted from now.
@@ -254,8 +258,8 @@ impl Ledger {
     }
 
     /// The message at a place, for a delivery or for people.
-    pub(super) fn entry(&self, place: &Place) -> Option<&Entry> {
-        self.topics.get(&place.topic)?.queue(place.queue)?.entry(place.offset)
+    pub(super) fn entry(&self, place: &Place) -> Option<Found<'_>> {
+        self.topics.get(&place.topic)?.queue(place.queue)?.entry(place.offset, &*self.shelf)
     }
 
     fn subscribe(&mut self, ask: &Receive, log: &mut dyn Log) -> Result<(), Rejection> {
@@ -271,7 +275,8 @@ impl Ledger {
                 return Err(Rejection::LimitReached { what: "consumer groups", max: NAMES_MAX, then });
             }
             None | Some(None) => {
-                let floors = topic.queues.iter().map(|queue| queue.offset_of(ask.start)).collect();
+                let floors =
+                    topic.queues.iter().map(|queue| queue.offset_of(ask.start, &*self.shelf)).collect();
                 self.record(
                     log,
                     Event::Subscribed { group, topic: name, filter: ask.filter.clone(), floors },
@@ -312,7 +317,7 @@ impl Ledger {
                 Turn::Deliver { offset, attempt } => {
                     let place = Place { topic: topic.clone(), queue, offset };
                     let Some(entry) = self.entry(&place) else { break };
-                    let delivery = delivery(entry, place, attempt, until);
+                    let delivery = delivery(&entry, place, attempt, until);
                     *bytes += u64::from(delivery.content.length);
                     let message_group = entry.message_group;
                     received.deliveries.push(delivery);
@@ -343,7 +348,7 @@ impl Ledger {
         let entries = self.topics.get(&ask.topic)?.queue(queue)?;
         let Group { retry, subscriptions, .. } = self.groups.get_mut(&ask.group)?;
         let Subscription { filter, cursors, .. } = subscriptions.get_mut(&ask.topic)?;
-        cursors.get_mut(queue as usize)?.turn(entries, filter, retry.attempts_max, now, steps)
+        cursors.get_mut(queue as usize)?.turn((entries, &*self.shelf), filter, retry.attempts_max, now, steps)
     }
 
     fn check_lease(
@@ -364,8 +369,7 @@ impl Ledger {
         let reader = group.subscriptions.get(topic);
         let cursor = reader.and_then(|reader| reader.cursors.get(handle.queue as usize));
         let place = handle.place(topic);
-        cursor.is_some_and(|cursor| cursor.is_done(handle.offset))
-            && !group.dead.values().any(|origin| origin.place == place)
+        cursor.is_some_and(|cursor| cursor.is_done(handle.offset)) && !group.dead.came_from(&place)
     }
 }
 

@@ -107,7 +107,8 @@ impl Ledger {
         if let Some(accepted) = self.prepared_before(&prepare, past)? {
             return Ok(accepted);
         }
-        self.check_intake(&prepare.producer_group, &prepare.send)?;
+        prepare.policy.check()?;
+        self.check_intake(now, &prepare.producer_group, &prepare.send)?;
         if self.open.len() >= OPEN_TRANSACTIONS_MAX {
             let then = "decide some of them first; nothing was stored";
             return Err(Rejection::LimitReached {
@@ -167,7 +168,7 @@ impl Ledger {
                 return Err(Rejection::RequestIdReused(request_id.clone()));
             }
         }
-        self.check_intake(&producer_group, &send)?;
+        self.check_intake(now, &producer_group, &send)?;
         let first_sequence = self.producers.get(&producer_group).map_or(1, |producer| producer.sequence + 1);
         let mut placement = Placement::default();
         let places = send.messages.iter().zip(first_sequence..).map(|(message, sequence)| {
@@ -232,8 +233,16 @@ impl Ledger {
         }
     }
 
-    fn check_intake(&self, producer_group: &ProducerGroup, send: &Send) -> Result<(), Rejection> {
-        send.messages.iter().try_for_each(|message| self.topic(&message.topic).map(drop))?;
+    fn check_intake(
+        &self,
+        now: Timestamp,
+        producer_group: &ProducerGroup,
+        send: &Send,
+    ) -> Result<(), Rejection> {
+        for message in &send.messages {
+            self.topic(&message.topic)?;
+            message.visibility.check(now)?;
+        }
         if !self.producers.contains_key(producer_group) && self.producers.len() >= NAMES_MAX {
             let then = "use fewer, longer-lived names; nothing was stored";
             return Err(Rejection::LimitReached { what: "producer groups", max: NAMES_MAX, then });

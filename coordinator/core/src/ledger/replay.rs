@@ -1,14 +1,16 @@
 //! What each event does to the ledger: the same right after a verb as after a restart.
 
-use super::{
-    DecidedTransaction, Delayed, Group, Half, Inconsistency, Ledger, OpenTransaction, Subscription, TxMessage,
-};
+use std::sync::Arc;
+
+use super::{DecidedTransaction, Delayed, Group, Inconsistency, Ledger, Subscription, TxMessage};
 use crate::cursor::Cursor;
 use crate::event::{Decided, Event, Prepared, Release, Sent};
 use crate::ids::{MessageId, TransactionId};
+use crate::image::{Half, OpenTransaction};
 use crate::message::{Extent, Message, MessageGroup, hash};
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
 use crate::queue::{Entry, Origin, Place, Topic};
+use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
 use crate::transaction::{DecidedBy, Decision, Verdict};
 
@@ -26,10 +28,7 @@ impl Ledger {
                 Ok(())
             }
             Event::TopicDeleted { topic } => self.topic_deleted(&topic),
-            Event::GroupConfigured { group, retry } => {
-                self.groups.entry(group).or_default().retry = retry;
-                Ok(())
-            }
+            Event::GroupConfigured { group, retry } => self.group_configured(group, retry),
             Event::Subscribed { group, topic, filter, floors } => {
                 self.subscribed(group, topic, filter, &floors)
             }
@@ -79,21 +78,27 @@ impl Ledger {
             Event::DeadLettersReplayed { group, numbers, at } => {
                 self.dead_letters_replayed(&group, &numbers, at)
             }
-            Event::DeadLettersPurged { group, numbers } => {
-                let group = self.groups.get_mut(&group).ok_or(Inconsistency("group"))?;
-                numbers.iter().for_each(|number| drop(group.dead.remove(number)));
-                Ok(())
+            Event::DeadLettersPurged { group, numbers } => self.dead_letters_purged(&group, &numbers),
+            Event::Trimmed { topic, queue, base } => self.trimmed(&topic, queue, base),
+            Event::Paged { topic, queue, first, page } => {
+                self.paged(&topic, queue, first, &page, extents).ok_or(Inconsistency("a page of nothing"))
             }
-            Event::Trimmed { topic, queue, base } => {
-                let topic = self.topics.get_mut(&topic).ok_or(Inconsistency("topic"))?;
-                topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
-                Ok(())
+            Event::LetGo { topic, queue, offsets } => {
+                self.let_go(&topic, queue, &offsets).ok_or(Inconsistency("nothing to let go of"))
             }
+            Event::Moved { holder, .. } => {
+                self.moved(&holder, extents).ok_or(Inconsistency("a content of nothing was moved"))
+            }
+            Event::Image(piece) => self.restored(*piece),
         }
     }
 
-    /// After a restart, spreads the checks that fell due meanwhile over `window`, so that it is no storm.
+    /// After a restart, spreads the checks that fell due meanwhile over some time, at most `window`, so that
+    /// it is no storm. A few are no storm anyway, and do not wait long.
     pub fn warm_up(&mut self, now: Timestamp, window: std::time::Duration) {
+        let overdue = self.open.values().filter(|open| open.next_check <= now).count();
+        let each = crate::check::WARM_UP_EACH.saturating_mul(u32::try_from(overdue).unwrap_or(u32::MAX));
+        let window = window.min(each);
         for (id, transaction) in &mut self.open {
             let Some(producer) = self.producers.get_mut(&transaction.producer_group) else { continue };
             producer.due.remove(&(transaction.next_check, *id));
@@ -102,14 +107,34 @@ impl Ledger {
         }
     }
 
+    fn group_configured(&mut self, group: ConsumerGroup, retry: RetryPolicy) -> Applied {
+        self.groups.entry(group).or_default().retry = retry;
+        Ok(())
+    }
+
+    fn dead_letters_purged(&mut self, group: &ConsumerGroup, numbers: &[u64]) -> Applied {
+        let group = self.groups.get_mut(group).ok_or(Inconsistency("group"))?;
+        numbers.iter().for_each(|number| drop(group.dead.remove(*number)));
+        Ok(())
+    }
+
+    fn trimmed(&mut self, topic: &TopicName, queue: u32, base: u64) -> Applied {
+        let topic = self.topics.get_mut(topic).ok_or(Inconsistency("topic"))?;
+        topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
+        Ok(())
+    }
+
     fn topic_deleted(&mut self, name: &TopicName) -> Applied {
         self.topics.remove(name).ok_or(Inconsistency("topic"))?;
         self.delayed.retain(|_, delayed| delayed.half.topic != *name);
-        for group in self.groups.values_mut() {
-            group.subscriptions.remove(name);
-            group
-                .dead
-                .retain(|_, origin| origin.place.topic != *name && origin.group.dead_letter_topic() != *name);
+        if let Some(group) = name.dead_letters_of().and_then(|group| self.groups.get_mut(&group)) {
+            group.dead.clear();
+        }
+        for state in self.groups.values_mut() {
+            state.subscriptions.remove(name);
+            for number in state.dead.of_topic(name).collect::<Vec<_>>() {
+                state.dead.remove(number);
+            }
         }
         Ok(())
     }
@@ -127,34 +152,22 @@ impl Ledger {
     }
 
     fn prepared(&mut self, prepared: Prepared, extents: &[Extent]) -> Applied {
-        let id = prepared.transaction;
         let halves = halves(prepared.messages, prepared.first_sequence, extents)?;
-        for half in &halves {
-            self.topics.get_mut(&half.topic).ok_or(Inconsistency("topic"))?.halves += 1;
-        }
-        let next_check = prepared.policy.first(prepared.at);
         let producer = self.producers.entry(prepared.producer_group.clone()).or_default();
         producer.sequence = prepared.first_sequence + halves.len() as u64 - 1;
-        producer.due.insert((next_check, id));
-        if let Some(request_id) = &prepared.request_id {
-            self.requests.insert((prepared.producer_group.clone(), request_id.clone()), id);
-        }
         let open = OpenTransaction {
             producer_group: prepared.producer_group,
             instance: prepared.instance,
             request_id: prepared.request_id,
             fingerprint: prepared.fingerprint,
-            policy: prepared.policy,
+            next_check: prepared.policy.first(prepared.at),
+            policy: Arc::new(prepared.policy),
             prepared_at: prepared.at,
             answered: 0,
             in_doubt: false,
-            next_check,
-            halves,
+            halves: halves.into(),
         };
-        match self.open.insert(id, open) {
-            None => Ok(()),
-            Some(_) => Err(Inconsistency("a transaction was prepared twice")),
-        }
+        self.open_restored(prepared.transaction, open)
     }
 
     fn sent(&mut self, sent: Sent, extents: &[Extent]) -> Applied {
@@ -196,11 +209,16 @@ impl Ledger {
             self.topics.get_mut(&half.topic).ok_or(Inconsistency("topic"))?.halves -= 1;
         }
         let messages = match event.verdict.decision {
-            Decision::Commit => {
-                self.release(id, &open.producer_group, open.halves, &event.releases, event.verdict.at)?
-            }
+            Decision::Commit => self.release(
+                id,
+                &open.producer_group,
+                open.halves.into_vec(),
+                &event.releases,
+                event.verdict.at,
+            )?,
             Decision::Rollback => open
                 .halves
+                .into_vec()
                 .into_iter()
                 .map(|half| TxMessage { topic: half.topic, sequence: half.sequence, release: None })
                 .collect(),
@@ -330,7 +348,7 @@ impl Ledger {
             self.topics.get(topic).and_then(|topic| topic.queue(queue)).ok_or(Inconsistency("queue"))?;
         let groups: Vec<_> = deliveries
             .iter()
-            .map(|(offset, _)| entries.entry(*offset).and_then(|entry| entry.message_group))
+            .map(|(offset, _)| entries.entry(*offset, &*self.shelf).and_then(|entry| entry.message_group))
             .collect();
         let cursor = self.cursor(group, topic, queue)?;
         for ((offset, attempt), message_group) in deliveries.iter().zip(groups) {
@@ -343,7 +361,8 @@ impl Ledger {
         let Place { topic, queue, offset } = &origin.place;
         let entries =
             self.topics.get(topic).and_then(|topic| topic.queue(*queue)).ok_or(Inconsistency("queue"))?;
-        let entry = entries.entry(*offset).ok_or(Inconsistency("a dead letter of nothing"))?.clone();
+        let entry = entries.entry(*offset, &*self.shelf).ok_or(Inconsistency("a dead letter of nothing"))?;
+        let entry = Entry::clone(&entry);
         self.cursor(&origin.group, topic, *queue)?.settle(*offset);
         let letters =
             self.topics.get_mut(&origin.group.dead_letter_topic()).and_then(|topic| topic.queue_mut(0));
@@ -360,7 +379,7 @@ impl Ledger {
 
     fn dead_letters_replayed(&mut self, group: &ConsumerGroup, numbers: &[u64], at: Timestamp) -> Applied {
         for number in numbers {
-            let dead = self.groups.get_mut(group).and_then(|group| group.dead.remove(number));
+            let dead = self.groups.get_mut(group).and_then(|group| group.dead.remove(*number));
             let place = dead.ok_or(Inconsistency("a replay of nothing"))?.place;
             self.cursor(group, &place.topic, place.queue)?.revive(place.offset, at);
         }

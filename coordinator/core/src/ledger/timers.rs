@@ -1,7 +1,9 @@
 //! What time alone does: delayed messages come out, last leases end, old messages are let go.
 
-use super::Ledger;
 use super::consume::lease_ended;
+use std::time::Duration;
+
+use super::{Group, Ledger};
 use crate::cursor::Cursor;
 use crate::event::{Event, Log, Release};
 use crate::ids::MessageId;
@@ -59,7 +61,8 @@ impl Ledger {
         for (name, group) in &self.groups {
             for (topic, subscription) in &group.subscriptions {
                 for (queue, cursor) in (0..).zip(&subscription.cursors) {
-                    if let Some((offset, attempts)) = cursor.exhausted(group.retry.attempts_max, now) {
+                    let room = TICK_MAX.saturating_sub(ended.len());
+                    for (offset, attempts) in cursor.exhausted(group.retry.attempts_max, now).take(room) {
                         let place = Place { topic: topic.clone(), queue, offset };
                         ended.push((name.clone(), place, attempts));
                     }
@@ -74,14 +77,16 @@ impl Ledger {
     }
 
     /// Lets go of messages that every group of the topic is done with, once retention has passed.
-    /// A topic that nobody reads keeps all: its first reader may begin at the beginning.
+    /// A topic that nobody reads keeps all: its first reader may begin at the beginning. Of dead letters
+    /// only those that were replayed or purged go.
     fn trim(&mut self, now: Timestamp, log: &mut dyn Log) {
-        let old = Timestamp::from_micros(
-            now.as_micros().saturating_sub(u64::try_from(self.retention.as_micros()).unwrap_or(u64::MAX)),
-        );
+        let old = self.kept_since(now);
         let mut trims = Vec::new();
         for (name, topic) in &self.topics {
-            for (number, queue) in (0..).zip(&topic.queues) {
+            let with_old = (0..)
+                .zip(&topic.queues)
+                .filter(|(_, queue)| queue.oldest().is_some_and(|oldest| oldest <= old));
+            for (number, queue) in with_old {
                 let bound = self.needed_from(name, number).unwrap_or(queue.base());
                 let base = queue.expired(old, bound);
                 if base > queue.base() {
@@ -92,19 +97,23 @@ impl Ledger {
         trims.into_iter().for_each(|trim| self.record(log, trim));
     }
 
-    /// The oldest offset that some group, or a dead letter, still needs; `None` if nobody reads the topic.
+    /// Messages released before are kept only as long as somebody needs them.
+    pub(super) fn kept_since(&self, now: Timestamp) -> Timestamp {
+        now.before(if self.pressed { Duration::ZERO } else { self.retention })
+    }
+
+    /// The oldest offset that some group, or a dead letter, still needs; `None` if all are kept.
     fn needed_from(&self, topic: &TopicName, queue: u32) -> Option<u64> {
-        let cursors = self
-            .groups
-            .values()
-            .filter_map(|group| group.subscriptions.get(topic)?.cursors.get(queue as usize));
-        let cursors = cursors.map(Cursor::oldest_needed).min()?;
-        let dead = self.groups.values().flat_map(|group| &group.dead).filter_map(|(number, origin)| {
-            if origin.group.dead_letter_topic() == *topic {
-                return Some(*number);
-            }
-            (origin.place.topic == *topic && origin.place.queue == queue).then_some(origin.place.offset)
-        });
-        Some(dead.min().unwrap_or(u64::MAX).min(cursors))
+        let reader = |group: &Group| {
+            group.subscriptions.get(topic)?.cursors.get(queue as usize).map(Cursor::oldest_needed)
+        };
+        let readers = self.groups.values().filter_map(reader).min();
+        if readers.is_none() && !topic.is_dead_letter() {
+            return None;
+        }
+        let letters = topic.dead_letters_of().and_then(|group| self.groups.get(&group));
+        let oldest_letter = letters.and_then(|group| group.dead.numbers().next());
+        let origins = self.groups.values().filter_map(|group| group.dead.oldest_of(topic, queue)).min();
+        Some([readers, oldest_letter, origins].into_iter().flatten().min().unwrap_or(u64::MAX))
     }
 }

@@ -1,10 +1,11 @@
 //! Ending transactions, and looking at them.
 
+use super::Ledger;
 use super::produce::{Receipt, receipt_lines};
-use super::{Half, Ledger, OpenTransaction};
 use crate::check::CheckPolicy;
 use crate::event::{Decided, Event, Log, Release};
 use crate::ids::TransactionId;
+use crate::image::{Half, OpenTransaction};
 use crate::limits::{BODY_BYTES_MAX, PAGE_MAX, REASON_BYTES_MAX};
 use crate::message::{Extent, Message};
 use crate::names::{InstanceId, ProducerGroup, RequestId, TopicName};
@@ -213,8 +214,11 @@ impl Ledger {
     /// Lets go of a decided transaction; from now on the engine answers for it.
     pub fn forget(&mut self, id: TransactionId) {
         let Some(decided) = self.decided.remove(&id) else { return };
-        if let Some(request_id) = decided.request_id {
-            self.requests.remove(&(decided.producer_group, request_id));
+        let Some(request_id) = decided.request_id else { return };
+        let request = (decided.producer_group, request_id);
+        // Since then the request id may have brought another transaction.
+        if self.requests.get(&request) == Some(&id) {
+            self.requests.remove(&request);
         }
     }
 }
@@ -239,7 +243,7 @@ impl OpenTransaction {
             receipt: None,
             messages: self.halves.iter().map(message).collect(),
             contents: self.halves.iter().map(|half| half.content).collect(),
-            policy: Some(self.policy.clone()),
+            policy: Some(CheckPolicy::clone(&self.policy)),
         }
     }
 }

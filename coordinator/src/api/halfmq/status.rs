@@ -70,6 +70,7 @@ fn rejected(rejection: &Rejection) -> (Code, Reason) {
         Rejection::UnknownTopic(_) => (Code::NotFound, Reason::UnknownTopic),
         Rejection::UnknownGroup(_) => (Code::NotFound, Reason::UnknownGroup),
         Rejection::UnknownTransaction(_) => (Code::NotFound, Reason::UnknownTransaction),
+        Rejection::ReceiptPruned(_) => (Code::NotFound, Reason::ReceiptPruned),
         Rejection::UnknownDeadLetter { .. } => (Code::NotFound, Reason::UnknownDeadLetter),
         Rejection::DecisionConflict { .. } => (Code::FailedPrecondition, Reason::DecisionConflict),
         Rejection::ReceiptExpired => (Code::FailedPrecondition, Reason::ReceiptExpired),

@@ -3,7 +3,7 @@
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
 use crate::store::embedded::disk::{Directory, Disk};
-use crate::store::embedded::journal::{Journal, JournalOptions};
+use crate::store::embedded::journal::{Beginning, Journal, JournalOptions, Reader, Segments};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,14 +16,28 @@ const FRAME_HEAD: usize = 32;
 
 /// Bytes of each group that the journal of this store has written, in their order.
 pub(super) fn groups(store: &Path) -> Result<Vec<usize>, Failure> {
-    let mut groups = Vec::new();
+    let mut groups = Groups(Vec::new());
     let disk = Directory::new(store.join("journal")).map_err(failed)?;
-    let mut note = |records: &[u8], _, _| {
-        groups.push(FRAME_HEAD + records.len());
+    Journal::open(Arc::new(disk), JournalOptions::default(), 0, &mut groups).map_err(failed)?;
+    Ok(groups.0)
+}
+
+/// Sizes of all groups that are there.
+struct Groups(Vec<usize>);
+
+impl Reader for Groups {
+    fn begin(&mut self, _: &Segments, _: &Beginning) -> bool {
+        true
+    }
+
+    fn older(&mut self, records: &[u8], address: u64, sequence: u64) -> Result<(), String> {
+        self.replay(records, address, sequence)
+    }
+
+    fn replay(&mut self, records: &[u8], _: u64, _: u64) -> Result<(), String> {
+        self.0.push(FRAME_HEAD + records.len());
         Ok(())
-    };
-    Journal::open(Arc::new(disk), JournalOptions::default(), 0, &mut note).map_err(failed)?;
-    Ok(groups)
+    }
 }
 
 /// Writes and syncs groups of this size in a file filled with zeros before; how long that took.

@@ -58,6 +58,8 @@ fn every_setting_can_be_set_in_file_environment_and_flag() {
         ("auto_create_topics", "false", "false"),
         ("topic_queues", "9", "9"),
         ("retention", "'2h'", "2h"),
+        ("retention_bytes", "1000000", "1000000"),
+        ("receipt_retention", "'1d'", "1d"),
         ("checks.first_after", "'1s'", "1s"),
         ("checks.interval", "'1s'", "1s"),
         ("checks.interval_max", "'1m'", "1m"),

@@ -8,24 +8,33 @@
 //!
 //! Reads take the same way: whoever reads what a verb of this group wrote waits for the same sync.
 
+mod open;
+mod upkeep;
+
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use halfmq_core::image::Image;
+use halfmq_core::limits::PAGE_ENTRIES;
 use halfmq_core::{
     Accepted, Answer, Decide, DecidedTransaction, Event, Extent, Ledger, Log, Message, Prepare,
     ProducerGroup, Receipt, Rejection, RequestId, Send, Timestamp, TransactionId, TransactionView,
 };
+use rand::Rng;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 
-use super::disk::Disk;
 use super::index::Index;
-use super::journal::{AppendError, Journal, JournalOptions, OpenError, Recovered, Segments};
-use super::record::{Reader, Writer};
+use super::journal::{AppendError, Journal, JournalOptions, Segments};
+use super::record::Writer;
+use super::shelf::JournalShelf;
 use crate::clock::Clock;
 use crate::store::Unavailable;
 use crate::telemetry;
+
+pub use open::Progress;
+use upkeep::Upkeep;
 
 /// How long to wait before a segment is tried again that could not be made.
 const SPARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -37,14 +46,28 @@ pub struct EngineOptions {
     pub journal: JournalOptions,
     /// How long messages are kept that every group is done with.
     pub retention: Duration,
+    /// They go earlier while the journal is larger than this.
+    pub retention_bytes: u64,
+    /// How long receipts of decided transactions are kept.
+    pub receipt_retention: Duration,
     /// Decided transactions that stay in memory although the index has them.
     pub decided_kept: usize,
+    /// Queue entries that stay in memory.
+    pub hot_entries_max: usize,
+    /// Entries of one page on the shelf.
+    pub page_entries: usize,
+    /// Bytes of journal from one image of the ledger to the next, at least.
+    pub image_every: u64,
+    /// Time between two looks at what memory and disk hold.
+    pub upkeep_every: Duration,
     /// Overdue checks are spread over this time after a restart.
     pub warm_up: Duration,
     /// Where time comes from.
     pub clock: Clock,
     /// Where chance comes from; `None`: from the machine.
     pub seed: Option<u64>,
+    /// Is told how far it is when the index has to be rebuilt.
+    pub progress: Option<Progress>,
 }
 
 impl Default for EngineOptions {
@@ -52,10 +75,17 @@ impl Default for EngineOptions {
         Self {
             journal: JournalOptions::default(),
             retention: Duration::from_secs(3600),
+            retention_bytes: 1024 * 1024 * 1024,
+            receipt_retention: Duration::from_secs(7 * 24 * 3600),
             decided_kept: 10_000,
+            hot_entries_max: 65_536,
+            page_entries: PAGE_ENTRIES,
+            image_every: 256 * 1024 * 1024,
+            upkeep_every: Duration::from_secs(1),
             warm_up: Duration::from_secs(10),
             clock: Clock::System,
             seed: None,
+            progress: None,
         }
     }
 }
@@ -68,6 +98,8 @@ pub struct Engine {
     index: Option<Arc<Index>>,
     /// Decided, and not known to be in the index, oldest first, with the sequence of their frame.
     unindexed: VecDeque<(u64, TransactionId)>,
+    shelf: Arc<JournalShelf>,
+    upkeep: Upkeep,
     decided_kept: usize,
     clock: Clock,
     latest: Timestamp,
@@ -104,57 +136,6 @@ pub struct Turn<'a> {
 }
 
 impl Engine {
-    /// Opens the journal on this disk and replays it.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open(
-        disk: Arc<dyn Disk>,
-        options: EngineOptions,
-        index: Option<Arc<Index>>,
-    ) -> Result<(Self, Recovered), OpenError> {
-        let EngineOptions { journal, retention, decided_kept, warm_up, clock, seed } = options;
-        let mut chance = match seed {
-            Some(seed) => SmallRng::seed_from_u64(seed),
-            None => SmallRng::from_rng(&mut rand::rng()),
-        };
-        let mut ledger = Ledger::new(retention);
-        let mut decided = VecDeque::new();
-        let mut latest = Timestamp::ZERO;
-        let reserve = journal.segment_bytes / 4;
-        let (journal, recovered) =
-            Journal::open(disk, journal, chance.random(), &mut |records, address, sequence| {
-                let mut records = Reader::events(records, address);
-                while let Some((event, extents)) =
-                    records.event().map_err(|malformed| malformed.to_string())?
-                {
-                    decided.extend(decides(&event).map(|id| (sequence, id)));
-                    latest = latest.max(time_of(&event).unwrap_or_default());
-                    ledger.apply(event, &extents).map_err(|inconsistency| inconsistency.to_string())?;
-                }
-                Ok(())
-            })?;
-        latest = latest.max(clock.now());
-        ledger.warm_up(latest, warm_up);
-        let mut engine = Self {
-            ledger,
-            journal,
-            group: Group::default(),
-            index,
-            unindexed: VecDeque::new(),
-            decided_kept,
-            clock,
-            latest,
-            chance,
-            reserve,
-            spare_again_at: Timestamp::ZERO,
-            failed: None,
-        };
-        engine.begin_group();
-        engine.catch_up_index(decided);
-        Ok((engine, recovered))
-    }
-
     /// For readers of messages.
     #[must_use]
     pub fn segments(&self) -> Segments {
@@ -233,16 +214,21 @@ impl Engine {
         let sequence = self.journal.next_sequence();
         if let Err(error) = self.journal.append(self.group.writer.bytes(), || self.chance.random()) {
             let (AppendError::NoRoom(error) | AppendError::Failed(error)) = error;
-            let failed = Unavailable::Failed(error.to_string());
-            tracing::error!(%error, "the journal could not be synced: the store stops");
-            self.failed = Some(failed.clone());
-            return Err(failed);
+            return self.fail(&error);
         }
         let decided = std::mem::take(&mut self.group.decided).into_iter().map(|id| (sequence, id));
         self.begin_group();
         self.index_decided(decided.collect());
         self.see_to_spare();
         Ok(())
+    }
+
+    /// What is on disk is unknown until the journal is opened again.
+    fn fail(&mut self, error: &io::Error) -> Result<(), Unavailable> {
+        let failed = Unavailable::Failed(error.to_string());
+        tracing::error!(%error, "the journal could not be synced: the store stops");
+        self.failed = Some(failed.clone());
+        Err(failed)
     }
 
     fn see_to_spare(&mut self) {
@@ -255,7 +241,10 @@ impl Engine {
         }
     }
 
-    fn usable(&self) -> Result<(), Unavailable> {
+    fn usable(&mut self) -> Result<(), Unavailable> {
+        if let (None, Some(failure)) = (&self.failed, self.shelf.failure()) {
+            self.failed = Some(Unavailable::Failed(failure.to_owned()));
+        }
         self.failed.clone().map_or(Ok(()), Err)
     }
 
@@ -266,18 +255,6 @@ impl Engine {
 
     fn begin_group(&mut self) {
         self.group.writer.reset(self.journal.next_address());
-    }
-
-    /// Hands to the index what it does not have yet; after a restart it may lag, or have been deleted.
-    fn catch_up_index(&mut self, decided: VecDeque<(u64, TransactionId)>) {
-        let through = match &self.index {
-            Some(index) => index.begin(self.journal.identity(), self.journal.next_sequence()),
-            None => return,
-        };
-        let (old, new): (Vec<_>, Vec<_>) =
-            decided.into_iter().partition(|(sequence, _)| *sequence <= through);
-        old.into_iter().for_each(|(_, id)| self.ledger.forget(id));
-        self.index_decided(new);
     }
 
     fn index_decided(&mut self, decided: Vec<(u64, TransactionId)>) {
@@ -371,7 +348,7 @@ impl Turn<'_> {
         match self.ledger.decide(self.now, decide, self.log) {
             Err(Rejection::UnknownTransaction(_)) => Ok(match self.indexed(id)? {
                 Some(decided) => decided.decided_again(id, asked),
-                None => Err(Rejection::UnknownTransaction(id)),
+                None => Err(self.missing(id)),
             }),
             answer => Ok(answer),
         }
@@ -392,7 +369,7 @@ impl Turn<'_> {
             (Err(Rejection::UnknownTransaction(_)), Answer::Decided(asked)) => {
                 Ok(match self.indexed(id)? {
                     Some(decided) => decided.decided_again(id, asked).map(Some),
-                    None => Err(Rejection::UnknownTransaction(id)),
+                    None => Err(self.missing(id)),
                 })
             }
             (answered, Answer::Decided(_) | Answer::Unknown) => Ok(answered),
@@ -407,6 +384,15 @@ impl Turn<'_> {
         match self.ledger.describe(id) {
             Some(view) => Ok(Some(view)),
             None => Ok(self.indexed(id)?.map(|decided| decided.view(id))),
+        }
+    }
+
+    /// Why nothing is known of this transaction: it never was, or its receipt is not kept any more.
+    #[must_use]
+    pub fn missing(&self, id: TransactionId) -> Rejection {
+        match self.index {
+            Some(index) if id.made_at() < index.floor() => Rejection::ReceiptPruned(id),
+            Some(_) | None => Rejection::UnknownTransaction(id),
         }
     }
 
@@ -434,21 +420,14 @@ impl Turn<'_> {
 
 /// The transaction that is remembered as decided because of this event.
 fn decides(event: &Event) -> Option<TransactionId> {
-    if let Event::Decided(decided) = event {
-        return Some(decided.transaction);
-    }
-    let Event::Sent(sent) = event else { return None };
-    sent.request_id.as_ref().map(|_| sent.transaction)
-}
-
-/// The time of events that carry messages on: the clock must not be behind it after a restart.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the others carry no message on")]
-fn time_of(event: &Event) -> Option<Timestamp> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others decide nothing")]
     match event {
-        Event::Released { at, .. } => Some(*at),
-        Event::Prepared(prepared) => Some(prepared.at),
-        Event::Sent(sent) => Some(sent.at),
-        Event::Decided(decided) => Some(decided.verdict.at),
+        Event::Decided(decided) => Some(decided.transaction),
+        Event::Sent(sent) => sent.request_id.as_ref().map(|_| sent.transaction),
+        Event::Image(piece) => match **piece {
+            Image::Decided { transaction, .. } => Some(transaction),
+            _ => None,
+        },
         _ => None,
     }
 }

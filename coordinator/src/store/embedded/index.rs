@@ -4,6 +4,8 @@
 //! t <transaction id, 16 bytes>                    ► decided transaction (record.rs)
 //! r <producer group> 0 <request id>               ► transaction id, 16 bytes
 //! m                                               ► identity u64 BE of the journal, sequence u64 BE
+//! f                                               ► microseconds u64 BE: receipts of transactions that were
+//!                                                   made before are not all kept
 //! ```
 //!
 //! `m` says: every decision in frames up to this sequence is in here. It is written in the same batch, so
@@ -23,7 +25,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use halfmq_core::{DecidedTransaction, ProducerGroup, RequestId, State, TransactionId};
+use halfmq_core::{DecidedTransaction, ProducerGroup, RequestId, State, Timestamp, TransactionId};
 
 use super::record::{put_decided, take_decided};
 use crate::store::{ListTransactions, Unavailable};
@@ -32,6 +34,8 @@ use crate::store::{ListTransactions, Unavailable};
 const BATCH_MAX: usize = 1_024;
 /// How often the index is synced while there is something to write.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// Decisions that wait while an index is rebuilt.
+const WAITING_MAX: u64 = 65_536;
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The index.
@@ -39,13 +43,21 @@ pub struct Index {
     tree: sled::Db,
     path: PathBuf,
     through: std::sync::Arc<AtomicU64>,
+    /// Decisions that were added and are not written yet.
+    waiting: std::sync::Arc<AtomicU64>,
+    floor: AtomicU64,
     broken: std::sync::Arc<AtomicBool>,
     keeper: Mutex<Option<Keeper>>,
 }
 
 struct Keeper {
-    work: Sender<Decided>,
+    work: Sender<Job>,
     thread: JoinHandle<()>,
+}
+
+enum Job {
+    Add(Decided),
+    Prune(Timestamp),
 }
 
 struct Decided {
@@ -72,37 +84,38 @@ impl Index {
             tree,
             path: path.to_owned(),
             through: std::sync::Arc::default(),
+            waiting: std::sync::Arc::default(),
+            floor: AtomicU64::default(),
             broken: std::sync::Arc::default(),
             keeper: Mutex::new(None),
         })
     }
 
-    /// Starts with the journal of this identity, whose next frame has this sequence. Returns up to which
-    /// frame the index has everything.
-    pub fn begin(&self, identity: u64, next_sequence: u64) -> u64 {
+    /// Starts with the journal of this identity. Returns up to which frame the index has everything; `None`:
+    /// it has nothing and is made anew.
+    pub fn begin(&self, identity: u64) -> Option<u64> {
         let mark = guarded(|| self.tree.get(MARK)).ok().flatten().and_then(|mark| take_mark(&mark));
-        let through = match mark {
-            Some((of, through)) if of == identity && through < next_sequence => through,
-            Some(_) | None => {
-                if !self.tree.is_empty() {
-                    tracing::warn!("the index belongs to another journal; it will be rebuilt");
-                }
-                self.broken.fetch_or(guarded(|| self.tree.clear()).is_err(), Ordering::AcqRel);
-                0
-            }
-        };
+        let known = mark.filter(|(of, _)| *of == identity).map(|(_, through)| through);
+        if known.is_none() {
+            self.clear();
+        }
+        let floor = guarded(|| self.tree.get(FLOOR)).ok().flatten();
+        let floor = floor.and_then(|floor| <[u8; 8]>::try_from(&*floor).ok()).map_or(0, u64::from_be_bytes);
+        self.floor.store(floor, Ordering::Release);
+        let through = known.unwrap_or(0);
         self.through.store(through, Ordering::Release);
-        let (work, decided) = channel();
+        let (work, jobs) = channel();
         let writer = Writer {
             tree: self.tree.clone(),
             path: self.path.clone(),
             identity,
             through: std::sync::Arc::clone(&self.through),
+            waiting: std::sync::Arc::clone(&self.waiting),
         };
         let broken = std::sync::Arc::clone(&self.broken);
         let thread = std::thread::Builder::new().name("halfmq-index".into()).spawn(move || {
             if let Err(error) =
-                catch_unwind(AssertUnwindSafe(|| writer.run(&decided))).unwrap_or_else(|_| Err(panicked()))
+                catch_unwind(AssertUnwindSafe(|| writer.run(&jobs))).unwrap_or_else(|_| Err(panicked()))
             {
                 tracing::error!(%error, "the index cannot be written; it will be rebuilt at the next start");
                 broken.store(true, Ordering::Release);
@@ -115,14 +128,57 @@ impl Index {
                 self.broken.store(true, Ordering::Release);
             }
         }
-        through
+        known
+    }
+
+    /// Throws everything away; [`Index::begin`] starts it anew.
+    pub fn clear(&self) {
+        self.close();
+        if !self.tree.is_empty() {
+            tracing::warn!("the index belongs to another journal; it will be rebuilt");
+        }
+        self.broken.fetch_or(guarded(|| self.tree.clear()).is_err(), Ordering::AcqRel);
+    }
+
+    /// Waits until what was added is not too much to hold in memory.
+    pub fn wait_for_room(&self) {
+        while self.waiting.load(Ordering::Acquire) > WAITING_MAX && !self.broken.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Takes a decision that is durable in the frame of this sequence.
     pub fn add(&self, sequence: u64, id: TransactionId, transaction: DecidedTransaction) {
         if let Some(keeper) = &*self.keeper() {
             // A keeper that has given up marked the index as broken; memory keeps the decision then.
-            drop(keeper.work.send(Decided { sequence, id, transaction }));
+            self.waiting.fetch_add(1, Ordering::AcqRel);
+            drop(keeper.work.send(Job::Add(Decided { sequence, id, transaction })));
+        }
+    }
+
+    /// Receipts of transactions that were made before this are not all kept.
+    #[must_use]
+    pub fn floor(&self) -> Timestamp {
+        Timestamp::from_micros(self.floor.load(Ordering::Acquire))
+    }
+
+    /// Says that receipts of transactions that were made before this are not all there.
+    pub fn raise_floor(&self, floor: Timestamp) {
+        self.floor.fetch_max(floor.as_micros(), Ordering::AcqRel);
+        let floor = self.floor().as_micros().to_be_bytes().to_vec();
+        self.broken.fetch_or(guarded(|| self.tree.insert(FLOOR, floor)).is_err(), Ordering::AcqRel);
+    }
+
+    /// Lets go of receipts of transactions that were made before this, in the background.
+    pub fn prune(&self, before: Timestamp) {
+        let oldest = guarded(|| self.tree.range(b"t".to_vec()..).next().transpose()).ok().flatten();
+        let oldest = oldest.and_then(|(key, _)| id_of(&key)).map(TransactionId::made_at);
+        if oldest.is_none_or(|oldest| oldest >= before) {
+            return;
+        }
+        self.raise_floor(before);
+        if let Some(keeper) = &*self.keeper() {
+            drop(keeper.work.send(Job::Prune(before)));
         }
     }
 
@@ -169,9 +225,7 @@ impl Index {
         let mut entries = self.tree.range(from..=[b"t", &[0xff; 16][..]].concat());
         while found.len() < list.max {
             let Some((key, value)) = self.read(|| entries.next().transpose())? else { break };
-            let id =
-                key.get(1..).and_then(|id| <[u8; 16]>::try_from(id).ok()).ok_or_else(|| failed(&"a key"))?;
-            let id = TransactionId::from_u128(u128::from_be_bytes(id));
+            let id = id_of(&key).ok_or_else(|| failed(&"a key"))?;
             let decided = take_decided(&value).map_err(|error| failed(&error))?;
             let wanted = list.state.is_none_or(|state| state == State::from(decided.verdict.decision))
                 && list.producer_group.as_ref().is_none_or(|group| *group == decided.producer_group);
@@ -213,26 +267,39 @@ struct Writer {
     path: PathBuf,
     identity: u64,
     through: std::sync::Arc<AtomicU64>,
+    waiting: std::sync::Arc<AtomicU64>,
 }
 
 impl Writer {
-    fn run(&self, work: &Receiver<Decided>) -> io::Result<()> {
+    fn run(&self, work: &Receiver<Job>) -> io::Result<()> {
         use std::sync::mpsc::RecvTimeoutError;
         let mut unsynced = None;
         loop {
             // Woken by the next decision, or after a while to sync what has been written.
             let first = match work.recv_timeout(SYNC_EVERY) {
-                Ok(decided) => decided,
+                Ok(Job::Add(decided)) => decided,
+                Ok(Job::Prune(before)) => {
+                    self.prune(before)?;
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     self.sync(&mut unsynced)?;
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return self.sync(&mut unsynced),
             };
-            let mut written = 0;
+            let mut written = 0_u64;
             let mut batch = sled::Batch::default();
             let mut last = first.sequence;
-            for decided in std::iter::once(first).chain(work.try_iter().take(BATCH_MAX)) {
+            let mut prune = None;
+            let more = work.try_iter().take(BATCH_MAX).filter_map(|job| match job {
+                Job::Add(decided) => Some(decided),
+                Job::Prune(before) => {
+                    prune = Some(before);
+                    None
+                }
+            });
+            for decided in std::iter::once(first).chain(more) {
                 last = decided.sequence;
                 put(&mut batch, &decided);
                 written += 1;
@@ -240,11 +307,37 @@ impl Writer {
             // The last frame may have more decisions than this batch: only frames before it are complete.
             batch.insert(MARK, put_mark(self.identity, last.saturating_sub(1)).to_vec());
             self.tree.apply_batch(batch)?;
+            self.waiting.fetch_sub(written, Ordering::AcqRel);
             unsynced = Some(last.saturating_sub(1));
-            if written < BATCH_MAX {
+            if let Some(before) = prune {
+                self.prune(before)?;
+            }
+            if written < BATCH_MAX as u64 {
                 self.sync(&mut unsynced)?;
             }
         }
+    }
+
+    fn prune(&self, before: Timestamp) -> io::Result<()> {
+        let end = transaction_key(TransactionId::from_u128(u128::from(before.as_micros() / 1_000) << 80));
+        let mut old = self.tree.range(b"t".to_vec()..end).peekable();
+        while old.peek().is_some() {
+            let mut batch = sled::Batch::default();
+            for entry in old.by_ref().take(BATCH_MAX) {
+                let (key, value) = entry?;
+                let decided = take_decided(&value).map_err(io::Error::other)?;
+                if let Some(request_id) = &decided.request_id {
+                    let request = request_key(&decided.producer_group, request_id);
+                    // By now it may have brought another one.
+                    if self.tree.get(&request)?.as_deref() == key.get(1..) {
+                        batch.remove(request);
+                    }
+                }
+                batch.remove(key);
+            }
+            self.tree.apply_batch(batch)?;
+        }
+        Ok(())
     }
 
     fn sync(&self, unsynced: &mut Option<u64>) -> io::Result<()> {
@@ -262,6 +355,7 @@ impl Writer {
 }
 
 const MARK: &[u8] = b"m";
+const FLOOR: &[u8] = b"f";
 
 fn put(batch: &mut sled::Batch, decided: &Decided) {
     batch.insert(transaction_key(decided.id), put_decided(&decided.transaction));
@@ -269,6 +363,11 @@ fn put(batch: &mut sled::Batch, decided: &Decided) {
         let key = request_key(&decided.transaction.producer_group, request_id);
         batch.insert(key, decided.id.as_u128().to_be_bytes().to_vec());
     }
+}
+
+fn id_of(key: &[u8]) -> Option<TransactionId> {
+    let id = key.strip_prefix(b"t")?.try_into().ok()?;
+    Some(TransactionId::from_u128(u128::from_be_bytes(id)))
 }
 
 fn transaction_key(id: TransactionId) -> Vec<u8> {

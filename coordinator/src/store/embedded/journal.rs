@@ -10,6 +10,9 @@
 //! stand. Segments are filled with zeros before use: overwriting needs no change of file metadata, which
 //! makes the sync cheaper, and the room for decisions is there before the disk is full.
 //!
+//! A start begins with the newest whole image of the ledger. Segments before it are kept for the contents
+//! in them, and go when nothing in them is needed; so the oldest ones may be missing, with gaps.
+//!
 //! What a crash may leave: one torn frame at the tail, which was never acknowledged. It is cut. Anything
 //! else that does not fit is damage, and is reported (P10).
 
@@ -24,7 +27,8 @@ use std::io;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 
-pub use recovery::{Damage, OpenError, Recovered};
+pub use recovery::{Beginning, Damage, OpenError, Reader, Recovered};
+pub use segment::Anchor;
 
 use super::disk::Disk;
 use frame::{Frame, HEAD_BYTES};
@@ -55,6 +59,10 @@ pub struct Journal {
     options: JournalOptions,
     segments: Segments,
     current: Arc<Segment>,
+    /// The same for the whole life of the journal.
+    identity: u64,
+    /// The newest whole image.
+    image: Option<Anchor>,
     /// Journal address of the next frame.
     tail: u64,
     /// Sequence of the next frame.
@@ -66,6 +74,17 @@ pub struct Journal {
 /// Segments by the address of their first frame; shared with readers.
 pub type Segments = Arc<RwLock<BTreeMap<u64, Arc<Segment>>>>;
 
+/// A stretch of the journal in a file of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// Address of the first byte.
+    pub from: u64,
+    /// Address that none of its bytes reaches.
+    pub to: u64,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+}
+
 enum Spare {
     Missing,
     Coming(JoinHandle<io::Result<Blank>>),
@@ -73,7 +92,7 @@ enum Spare {
 }
 
 impl Journal {
-    /// Opens the journal, and hands every frame to `replay`.
+    /// Opens the journal, and hands its frames to the reader.
     ///
     /// # Errors
     /// [`OpenError`]; damage is reported, never skipped.
@@ -81,9 +100,62 @@ impl Journal {
         disk: Arc<dyn Disk>,
         options: JournalOptions,
         salt: u64,
-        replay: &mut Replay<'_>,
+        reader: &mut dyn Reader,
     ) -> Result<(Self, Recovered), OpenError> {
-        recovery::open(disk, options, salt, replay)
+        recovery::open(disk, options, salt, reader)
+    }
+
+    /// Where the next frame will stand.
+    #[must_use]
+    pub fn next_frame(&self) -> Anchor {
+        Anchor { address: self.tail, sequence: self.sequence }
+    }
+
+    /// The newest whole image.
+    #[must_use]
+    pub fn image(&self) -> Option<Anchor> {
+        self.image
+    }
+
+    /// A whole image stands there: from now on a start begins with it.
+    ///
+    /// # Errors
+    /// Of the disk. After one the journal must not be used any further.
+    pub fn anchor(&mut self, image: Anchor) -> io::Result<()> {
+        self.current.anchor(image)?;
+        self.image = Some(image);
+        Ok(())
+    }
+
+    /// All segments, oldest first.
+    #[must_use]
+    pub fn stretches(&self) -> Vec<Stretch> {
+        let segments = self.segments.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let next = segments.values().skip(1).map(Some).chain([None]);
+        segments.values().zip(next).map(|(segment, next)| segment.stretch(next.map(|next| &**next))).collect()
+    }
+
+    /// All but the one that is being written.
+    #[must_use]
+    pub fn sealed(&self) -> Vec<Stretch> {
+        let mut stretches = self.stretches();
+        stretches.pop();
+        stretches
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.stretches().iter().map(|stretch| stretch.file_bytes).sum()
+    }
+
+    /// Lets go of a segment before the newest image in which nothing is needed.
+    ///
+    /// # Errors
+    /// Of the disk; the file then stays, and may be removed after the next start.
+    pub fn release(&mut self, from: u64) -> io::Result<()> {
+        let segment = self.segments.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&from);
+        segment.map_or(Ok(()), |segment| self.disk.remove(&segment.name()))
     }
 
     /// The address that the first record of the next frame will have.
@@ -129,8 +201,7 @@ impl Journal {
     /// The same for the whole life of the journal.
     #[must_use]
     pub fn identity(&self) -> u64 {
-        let segments = self.segments.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        segments.first_key_value().map_or(0, |(_, segment)| segment.salt())
+        self.identity
     }
 
     /// Makes room for a frame with so many bytes of records, if there is not yet.
@@ -214,7 +285,9 @@ impl Journal {
         let Spare::Ready(blank) = std::mem::replace(&mut self.spare, Spare::Missing) else {
             return Err(AppendError::NoRoom(io::ErrorKind::StorageFull.into()));
         };
-        let segment = Arc::new(blank.activate(self.tail).map_err(AppendError::Failed)?);
+        let segment = Arc::new(
+            blank.activate(self.next_frame(), self.identity, self.image).map_err(AppendError::Failed)?,
+        );
         self.segments
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -13,10 +13,11 @@
 //! Lifetime: as long as the journal keeps the frame. Absence of a record: the event did not happen.
 
 mod field;
+mod image;
 
 use halfmq_core::{
     CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, Event, Extent, InDoubtPolicy, Message,
-    Prepared, RetryPolicy, Sent, TxMessage, Verdict,
+    Page, Prepared, RetryPolicy, Sent, TxMessage, Verdict,
 };
 
 use field::Field;
@@ -102,6 +103,15 @@ pub fn message(bytes: &[u8]) -> Result<Message, Malformed> {
     Message::take(&mut reader)
 }
 
+/// Reads one page back from the bytes of its extent.
+///
+/// # Errors
+/// [`Malformed`], also when the checksum does not match.
+pub fn page(bytes: &[u8]) -> Result<Page, Malformed> {
+    let mut reader = Reader { bytes, position: 0, extents: Vec::new(), with_bodies: true };
+    Page::take(&mut reader)
+}
+
 /// A decided transaction, as the index keeps it.
 #[must_use]
 pub fn put_decided(decided: &DecidedTransaction) -> Vec<u8> {
@@ -164,7 +174,10 @@ events! {
     18 DeadLettersReplayed { group, numbers, at }
     19 DeadLettersPurged { group, numbers }
     20 Trimmed { topic, queue, base }
-    ; 8 Prepared ; 9 Sent ; 10 Decided
+    22 Moved { holder, message }
+    23 Paged { topic, queue, first, page }
+    24 LetGo { topic, queue, offsets }
+    ; 8 Prepared ; 9 Sent ; 10 Decided ; 21 Image
 }
 
 macro_rules! fields {
@@ -180,6 +193,7 @@ macro_rules! fields {
         })*
     };
 }
+use fields;
 
 fields! {
     Prepared {

@@ -48,7 +48,8 @@ impl Closed {
     /// Of the disk; nothing is changed before all copies are durable.
     pub fn cut(&self, inspection: &Inspection) -> Result<PathBuf, Error> {
         let disk = |error: io::Error| Error::Journal(OpenError::Disk(error));
-        let Some(damage) = &inspection.damage else { return Ok(self.path.join("journal")) };
+        let damage = inspection.damage.as_ref().filter(|_| !inspection.contents_only);
+        let Some(damage) = damage else { return Ok(self.path.join("journal")) };
         let copies = self.path.join(format!("damaged-{}", damage.sequence));
         fs::create_dir_all(&copies).map_err(disk)?;
         for name in &inspection.files {

@@ -54,15 +54,16 @@ impl Store for Embedded {
 
     fn describe(&self, ids: Vec<TransactionId>) -> Replies<(TransactionView, Vec<Message>)> {
         let turn = self.turn(Work::Look, move |turn| {
-            ids.into_iter().map(|id| Ok((id, turn.describe(id)?))).collect::<Result<Vec<_>, Unavailable>>()
+            let describe = |id| Ok(turn.describe(id)?.ok_or_else(|| turn.missing(id)));
+            ids.into_iter().map(describe).collect::<Result<Vec<_>, Unavailable>>()
         });
         let segments = self.segments.clone();
         Box::pin(async move {
             let mut views = Vec::new();
-            for (id, view) in turn.await?? {
+            for view in turn.await?? {
                 views.push(match view {
-                    None => Err(Rejection::UnknownTransaction(id)),
-                    Some(view) => {
+                    Err(missing) => Err(missing),
+                    Ok(view) => {
                         let messages = Self::messages(&segments, &view.contents)?;
                         Ok((view, messages))
                     }

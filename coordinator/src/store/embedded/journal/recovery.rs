@@ -9,15 +9,14 @@
 //! and synced before anybody asks. (After a failed sync the system may believe that what it holds is on
 //! disk; only a new write makes it write again.)
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, RwLock};
 
 use super::frame::{Frame, HEAD_BYTES};
 use super::high_water::{HighWater, Mark};
-use super::segment::{self, Blank, Found, Segment};
-use super::{Journal, JournalOptions, Replay, Spare};
+use super::segment::{self, Anchor, Blank, Found, Segment};
+use super::{Journal, JournalOptions, Replay, Segments, Spare};
 use crate::store::embedded::disk::Disk;
 
 /// What opening a journal found.
@@ -66,19 +65,59 @@ pub enum OpenError {
     Unreadable(String),
 }
 
+/// Who reads a journal while it is opened.
+pub trait Reader {
+    /// Called with all segments before the first frame is read, since frames may refer to earlier ones.
+    /// Says whether frames before the newest image are wanted, too.
+    fn begin(&mut self, segments: &Segments, beginning: &Beginning) -> bool;
+    /// A frame before the newest image: its records, the address of their first byte, its sequence.
+    ///
+    /// # Errors
+    /// What does not make sense in it.
+    fn older(&mut self, records: &[u8], address: u64, sequence: u64) -> Result<(), String>;
+    /// A frame of the newest image or since.
+    ///
+    /// # Errors
+    /// What does not make sense in it.
+    fn replay(&mut self, records: &[u8], address: u64, sequence: u64) -> Result<(), String>;
+}
+
+/// What is known of a journal before its frames are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    /// The same for the whole life of the journal.
+    pub identity: u64,
+    /// The newest whole image.
+    pub image: Option<Anchor>,
+}
+
 pub(super) fn open(
     disk: Arc<dyn Disk>,
     options: JournalOptions,
     salt: u64,
-    replay: &mut Replay<'_>,
+    reader: &mut dyn Reader,
 ) -> Result<(Journal, Recovered), OpenError> {
-    let mut scan = Scan::new(replay);
-    let (mut segments, torn) = scan_all(&*disk, &mut scan)?;
-    if segments.is_empty() {
-        segments.push(Blank::make(&*disk, 1, options.segment_bytes, salt)?.activate(0)?);
+    let mark = HighWater::read(&*disk)?;
+    let mut found = find(&*disk)?;
+    if found.is_empty() {
+        missing_all(mark)?;
+        let blank = Blank::make(&*disk, 1, options.segment_bytes, salt)?;
+        let identity = blank.salt();
+        found.push(Arc::new(blank.activate(BEGINNING, identity, None)?));
     }
+    let layout = Layout::of(&found)?;
+    let by_base = found.iter().map(|segment| (segment.base(), Arc::clone(segment))).collect();
+    let segments = Arc::new(RwLock::new(by_base));
+    let current = found.last().map(Arc::clone).ok_or_else(|| io::Error::other("no segment"))?;
+    let (identity, image) = (current.head().identity, current.head().image);
+    if reader.begin(&segments, &Beginning { identity, image }) {
+        Scan::new(&mut |records, address, sequence| reader.older(records, address, sequence))
+            .older(&layout)?;
+    }
+    let mut replay = |records: &[u8], address, sequence| reader.replay(records, address, sequence);
+    let mut scan = Scan::new(&mut replay);
+    let torn = scan.needed(&layout, mark)?;
     let Scan { tail, sequence, last, mut recovered, .. } = scan;
-    let current = segments.pop().map(Arc::new).ok_or_else(|| io::Error::other("no segment"))?;
     if torn > 0 {
         // Half a frame: the crash came before its sync, so nobody was told. Zeros again, for the next one.
         current.clear(current.offset(tail), torn)?;
@@ -86,40 +125,76 @@ pub(super) fn open(
     }
     current.write_again(last.max(current.base()), tail)?;
     let high_water = HighWater::open(&*disk)?;
-    let mut by_base: BTreeMap<u64, Arc<Segment>> =
-        segments.into_iter().map(|segment| (segment.base(), Arc::new(segment))).collect();
-    by_base.insert(current.base(), Arc::clone(&current));
-    let segments = Arc::new(RwLock::new(by_base));
     let spare = Spare::Missing;
-    Ok((Journal { disk, options, segments, current, tail, sequence, spare, high_water }, recovered))
+    let journal =
+        Journal { disk, options, segments, current, identity, image, tail, sequence, spare, high_water };
+    Ok((journal, recovered))
 }
 
-/// Replays every segment and changes nothing. Returns the segments and the bytes of a torn tail.
-pub(super) fn scan_all(disk: &dyn Disk, scan: &mut Scan<'_, '_>) -> Result<(Vec<Segment>, u64), OpenError> {
+/// Reads everything and changes nothing. Returns damage in the part that no start needs.
+///
+/// # Errors
+/// [`OpenError::Damaged`] for damage in the part that a start needs.
+pub(super) fn inspect(disk: &dyn Disk, scan: &mut Scan<'_, '_>) -> Result<Option<Damage>, OpenError> {
     let mark = HighWater::read(disk)?;
-    let segments = find(disk)?;
-    if segments.is_empty()
-        && let Some(mark) = mark
-    {
-        let what = format!("its segment is missing; frames up to {} were acknowledged", mark.sequence);
-        return Err(damaged(&segment::name(1), 0, mark.sequence, what));
+    let found = find(disk)?;
+    if found.is_empty() {
+        return missing_all(mark).map(|()| None);
     }
-    let mut torn = 0;
-    let bases: Vec<u64> = segments.iter().skip(1).map(Segment::base).collect();
-    for (segment, end) in segments.iter().zip(bases.iter().map(Some).chain([None])) {
-        match end {
-            Some(end) => scan.sealed(segment, *end)?,
-            None => torn = scan.last(segment, mark)?,
+    let layout = Layout::of(&found)?;
+    scan.needed(&layout, mark)?;
+    match scan.older(&layout) {
+        Ok(()) => Ok(None),
+        Err(OpenError::Damaged(damage)) => Ok(Some(damage)),
+        Err(error @ (OpenError::Disk(_) | OpenError::Unreadable(_))) => Err(error),
+    }
+}
+
+const BEGINNING: Anchor = Anchor { address: 0, sequence: 1 };
+
+/// Which segments a start needs, and which only hold contents and what an index is made of.
+pub(super) struct Layout<'a> {
+    pub(super) older: &'a [Arc<Segment>],
+    pub(super) needed: &'a [Arc<Segment>],
+    /// First frame that a start needs.
+    pub(super) start: Anchor,
+}
+
+impl<'a> Layout<'a> {
+    /// # Errors
+    /// [`OpenError::Damaged`] if one is missing that a start needs.
+    pub(super) fn of(segments: &'a [Arc<Segment>]) -> Result<Self, OpenError> {
+        let start = segments.last().and_then(|newest| newest.head().image).unwrap_or(BEGINNING);
+        let first = segments.iter().rposition(|segment| segment.base() <= start.address);
+        let Some(first) = first else {
+            let what = format!("the segment with frame {} is missing", start.sequence);
+            let before = segments.first().map_or(1, |segment| segment.number().saturating_sub(1));
+            return Err(damaged(&segment::name(before), 0, start.sequence, what));
+        };
+        let (older, needed) = segments.split_at(first);
+        for (segment, next) in needed.iter().zip(needed.iter().skip(1)) {
+            if segment.number() + 1 != next.number() {
+                let (from, to) = (segment.number() + 1, next.number() - 1);
+                let what = format!("segments {from} to {to} are missing");
+                return Err(damaged(&segment::name(from), 0, 0, what));
+            }
         }
+        Ok(Self { older, needed, start })
     }
-    Ok((segments, torn))
+}
+
+/// No segment at all is fine only if nothing was ever acknowledged.
+pub(super) fn missing_all(mark: Option<Mark>) -> Result<(), OpenError> {
+    let Some(mark) = mark else { return Ok(()) };
+    let what = format!("its segment is missing; frames up to {} were acknowledged", mark.sequence);
+    Err(damaged(&segment::name(1), 0, mark.sequence, what))
 }
 
 /// The segments in their order. Spares that were never used do not count; they are made anew when needed.
-fn find(disk: &dyn Disk) -> Result<Vec<Segment>, OpenError> {
+pub(super) fn find(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>, OpenError> {
     let mut numbers: Vec<u64> = disk.list()?.iter().filter_map(|name| segment::number(name)).collect();
     numbers.sort_unstable();
-    let mut segments: Vec<Segment> = Vec::new();
+    let mut segments: Vec<Arc<Segment>> = Vec::new();
     for number in numbers {
         match Segment::find(disk, number)? {
             Found::Spare => {}
@@ -127,14 +202,7 @@ fn find(disk: &dyn Disk) -> Result<Vec<Segment>, OpenError> {
                 let what = "the head of the segment is broken".to_owned();
                 return Err(damaged(&segment::name(number), 0, 0, what));
             }
-            Found::Segment(segment) => {
-                let before = segments.last().map_or(0, Segment::number);
-                if before + 1 != number {
-                    let what = format!("segments {} to {} are missing", before + 1, number - 1);
-                    return Err(damaged(&segment::name(before + 1), 0, 0, what));
-                }
-                segments.push(segment);
-            }
+            Found::Segment(segment) => segments.push(Arc::new(segment)),
         }
     }
     Ok(segments)
@@ -154,6 +222,55 @@ pub(super) struct Scan<'a, 'b> {
 impl<'a, 'b> Scan<'a, 'b> {
     pub(super) fn new(replay: &'a mut Replay<'b>) -> Self {
         Self { tail: 0, sequence: 1, last: 0, replay, recovered: Recovered::default() }
+    }
+
+    /// Everything before the newest image. Where segments have been let go of, it goes on behind them.
+    pub(super) fn older(&mut self, layout: &Layout<'_>) -> Result<(), OpenError> {
+        let mut before = None;
+        for segment in layout.older {
+            self.follow(segment, before);
+            before = Some(segment.number());
+            let bytes = segment.read_all()?;
+            self.frames(segment, &bytes)?;
+            let end = usize::try_from(self.tail - segment.base()).unwrap_or(usize::MAX);
+            if bytes.get(end..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
+                return Err(self.damage(segment, "frames end here, but there is more behind".to_owned()));
+            }
+        }
+        let Some(segment) = layout.needed.first() else { return Ok(()) };
+        self.follow(segment, before);
+        let mut bytes = segment.read_all()?;
+        bytes.truncate(usize::try_from(layout.start.address - segment.base()).unwrap_or(usize::MAX));
+        self.frames(segment, &bytes)?;
+        match (self.tail, self.sequence) == (layout.start.address, layout.start.sequence) {
+            true => Ok(()),
+            false => Err(self.damage(segment, "frames end here, before the newest image".to_owned())),
+        }
+    }
+
+    /// Goes on with this segment, which may be the first one after a gap.
+    fn follow(&mut self, segment: &Segment, before: Option<u64>) {
+        if before.is_none_or(|before| before + 1 != segment.number()) {
+            self.begin(Anchor { address: segment.base(), sequence: segment.head().sequence });
+        }
+    }
+
+    /// The newest image and everything since. Returns the bytes of a torn tail.
+    pub(super) fn needed(&mut self, layout: &Layout<'_>, mark: Option<Mark>) -> Result<u64, OpenError> {
+        self.begin(layout.start);
+        let ends = layout.needed.iter().skip(1).map(|segment| Some(segment.base())).chain([None]);
+        let mut torn = 0;
+        for (segment, end) in layout.needed.iter().zip(ends) {
+            match end {
+                Some(end) => self.sealed(segment, end)?,
+                None => torn = self.last(segment, mark)?,
+            }
+        }
+        Ok(torn)
+    }
+
+    fn begin(&mut self, at: Anchor) {
+        (self.tail, self.sequence, self.last) = (at.address, at.sequence, at.address);
     }
 
     fn sealed(&mut self, segment: &Segment, end: u64) -> Result<(), OpenError> {
@@ -197,11 +314,11 @@ impl<'a, 'b> Scan<'a, 'b> {
 
     /// Replays frames until there is none.
     fn frames(&mut self, segment: &Segment, bytes: &[u8]) -> Result<(), OpenError> {
-        if segment.base() != self.tail {
+        let offset = self.tail.checked_sub(segment.base()).and_then(|at| usize::try_from(at).ok());
+        let Some(mut at) = offset.filter(|at| *at <= bytes.len()) else {
             let what = format!("the segment begins {} bytes off", segment.base().abs_diff(self.tail));
             return Err(self.damage(segment, what));
-        }
-        let mut at = 0;
+        };
         while let Some((frame, records)) =
             bytes.get(at..).and_then(|rest| Frame::decode(segment.salt(), rest))
         {

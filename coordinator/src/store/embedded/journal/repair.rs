@@ -17,6 +17,9 @@ pub struct Inspection {
     pub frames: u64,
     /// The first thing that is not.
     pub damage: Option<Damage>,
+    /// The damage is in a part that no start needs: nothing has to be cut. Contents of messages in it are
+    /// refused when they are read, each by its own checksum.
+    pub contents_only: bool,
     /// Intact frames behind the damage: acknowledged, and out of reach.
     pub frames_behind: u64,
     /// Files that a cut changes or removes; keep copies of them.
@@ -30,15 +33,25 @@ pub struct Inspection {
 pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Inspection, OpenError> {
     let mut ignore = |_: &[u8], _, _| Ok(());
     let mut scan = Scan::new(&mut ignore);
-    let damage = match recovery::scan_all(&**disk, &mut scan) {
-        Ok(_) => None,
-        Err(OpenError::Damaged(damage)) => Some(damage),
+    let (damage, contents_only) = match recovery::inspect(&**disk, &mut scan) {
+        Ok(older) => (older, true),
+        Err(OpenError::Damaged(damage)) => (Some(damage), false),
         Err(error @ (OpenError::Disk(_) | OpenError::Unreadable(_))) => return Err(error),
     };
     let frames = scan.recovered.frames;
     let Some(damage) = damage else {
-        return Ok(Inspection { frames, damage: None, frames_behind: 0, files: Vec::new() });
+        return Ok(Inspection {
+            frames,
+            damage: None,
+            contents_only: false,
+            frames_behind: 0,
+            files: Vec::new(),
+        });
     };
+    if contents_only {
+        let files = vec![damage.file.clone()];
+        return Ok(Inspection { frames, damage: Some(damage), contents_only, frames_behind: 0, files });
+    }
     let from = segment::number(&damage.file).unwrap_or(0);
     let mut numbers: Vec<u64> = disk.list()?.iter().filter_map(|name| segment::number(name)).collect();
     numbers.retain(|number| *number >= from);
@@ -50,7 +63,7 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Inspection, OpenError> {
         }
     }
     let files = numbers.into_iter().map(segment::name).collect();
-    Ok(Inspection { frames, damage: Some(damage), frames_behind, files })
+    Ok(Inspection { frames, damage: Some(damage), contents_only, frames_behind, files })
 }
 
 /// Ends the journal in front of the damage that [`inspect`] found.

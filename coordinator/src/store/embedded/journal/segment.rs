@@ -1,27 +1,31 @@
 //! One file of the journal: a head, then frames, then zeros.
 //!
 //! ```text
-//! 0     head: magic "HMQs" · version u32 LE · number u64 LE · base u64 LE ·
-//!       salt u64 LE · crc32c u32 LE of the bytes before
+//! 0     head: magic "HMQs" · version u32 LE · number u64 LE · base u64 LE · salt u64 LE ·
+//!       identity u64 LE of the journal · first sequence u64 LE ·
+//!       newest whole image: address u64 LE, sequence u64 LE (0: none) ·
+//!       crc32c u32 LE of the bytes before
 //! 2048  the same head again
 //! 4096  frames; the byte at address A stands at 4096 + A - base
 //! ```
 //!
 //! A file whose heads are zero is a spare that was never used. The head is synced before the first frame
-//! is written, so frames under a broken head mean damage.
+//! is written, so frames under a broken head mean damage. It is written again, one copy after the other,
+//! when an image is whole; of two good copies the one with the newer image counts.
 
 use std::io;
 use std::sync::Arc;
 
 use crc_fast::{CrcAlgorithm, checksum};
 
+use super::Stretch;
 use crate::store::embedded::disk::{Disk, DiskFile};
 
 pub(super) const HEAD_BYTES: u64 = 4_096;
 const COPY_AT: u64 = 2_048;
-const HEAD: usize = 36;
+const HEAD: usize = 68;
 const MAGIC: [u8; 4] = *b"HMQs";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ZEROS: usize = 1024 * 1024;
 const SUFFIX: &str = ".seg";
 
@@ -36,10 +40,32 @@ pub(super) struct Blank {
 /// A segment in use.
 pub struct Segment {
     file: Arc<dyn DiskFile>,
-    number: u64,
-    base: u64,
     length: u64,
-    salt: u64,
+    head: Head,
+}
+
+/// What a segment says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Head {
+    pub(super) number: u64,
+    /// Journal address of the first frame.
+    pub(super) base: u64,
+    pub(super) salt: u64,
+    /// The same in all segments of a journal.
+    pub(super) identity: u64,
+    /// Of the first frame.
+    pub(super) sequence: u64,
+    /// The newest whole image: a start begins there.
+    pub(super) image: Option<Anchor>,
+}
+
+/// Where a frame stands from which a start can begin.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Anchor {
+    /// Journal address of the frame.
+    pub address: u64,
+    /// Its sequence.
+    pub sequence: u64,
 }
 
 impl Blank {
@@ -70,13 +96,18 @@ impl Blank {
         self.length - HEAD_BYTES
     }
 
-    /// Begins the segment at this address; durable when it returns.
-    pub(super) fn activate(self, base: u64) -> io::Result<Segment> {
+    /// Begins the segment whose first frame has this address and sequence; durable when it returns.
+    pub(super) fn activate(self, first: Anchor, identity: u64, image: Option<Anchor>) -> io::Result<Segment> {
         let Self { file, number, length, salt } = self;
-        let segment = Segment { file, number, base, length, salt };
+        let head = Head { number, base: first.address, salt, identity, sequence: first.sequence, image };
+        let segment = Segment { file, length, head };
         segment.write_head()?;
         segment.sync()?;
         Ok(segment)
+    }
+
+    pub(super) fn salt(&self) -> u64 {
+        self.salt
     }
 }
 
@@ -93,14 +124,15 @@ impl Segment {
     pub(super) fn find(disk: &dyn Disk, number: u64) -> io::Result<Found> {
         let file = disk.open(&name(number))?;
         let length = file.length()?;
-        for at in [0, COPY_AT] {
+        let copy = |at: u64| {
             let mut head = [0; HEAD];
-            if length >= HEAD_BYTES
-                && file.read_at(&mut head, at).is_ok()
-                && let Some((base, salt)) = decode(&head, number)
-            {
-                return Ok(Found::Segment(Self { file, number, base, length, salt }));
-            }
+            (length >= HEAD_BYTES && file.read_at(&mut head, at).is_ok())
+                .then(|| decode(&head, number))
+                .flatten()
+        };
+        let newest = [0, COPY_AT].into_iter().filter_map(copy).max_by_key(|head| head.image);
+        if let Some(head) = newest {
+            return Ok(Found::Segment(Self { file, length, head }));
         }
         // Frames come only after a durable head: where there are none, a crash cut the making short.
         let frames = length.saturating_sub(HEAD_BYTES).min(HEAD_BYTES);
@@ -109,25 +141,37 @@ impl Segment {
         Ok(if start.iter().all(|byte| *byte == 0) { Found::Spare } else { Found::Headless })
     }
 
+    pub(super) fn head(&self) -> &Head {
+        &self.head
+    }
+
     pub(super) fn number(&self) -> u64 {
-        self.number
+        self.head.number
     }
 
     pub(super) fn base(&self) -> u64 {
-        self.base
+        self.head.base
     }
 
     pub(super) fn salt(&self) -> u64 {
-        self.salt
+        self.head.salt
+    }
+
+    /// What it covers: up to where the next one begins, if that is still there.
+    pub(super) fn stretch(&self, next: Option<&Self>) -> Stretch {
+        let from = self.head.base;
+        let next = next.filter(|next| next.head.number == self.head.number + 1);
+        let to = next.map_or(from + self.length.saturating_sub(HEAD_BYTES), |next| next.head.base);
+        Stretch { from, to, file_bytes: self.length }
     }
 
     pub(super) fn name(&self) -> String {
-        name(self.number)
+        name(self.head.number)
     }
 
     /// Offset in the file.
     pub(super) fn offset(&self, address: u64) -> u64 {
-        HEAD_BYTES + (address - self.base)
+        HEAD_BYTES + (address - self.head.base)
     }
 
     pub(super) fn room_at(&self, address: u64) -> u64 {
@@ -165,8 +209,17 @@ impl Segment {
         self.sync()
     }
 
+    /// Says that a start can begin there; durable when it returns. One copy of the head is good all the time.
+    pub(super) fn anchor(&self, image: Anchor) -> io::Result<()> {
+        let head = encode(&Head { image: Some(image), ..self.head });
+        self.file.write_at(&head, 0)?;
+        self.sync()?;
+        self.file.write_at(&head, COPY_AT)?;
+        self.sync()
+    }
+
     fn write_head(&self) -> io::Result<()> {
-        let head = encode(self.number, self.base, self.salt);
+        let head = encode(&self.head);
         self.file.write_at(&head, 0)?;
         self.file.write_at(&head, COPY_AT)
     }
@@ -196,22 +249,38 @@ pub(super) fn name(number: u64) -> String {
     format!("{number:010}{SUFFIX}")
 }
 
-fn encode(number: u64, base: u64, salt: u64) -> [u8; HEAD] {
-    let mut head = [0; HEAD];
-    let fields = MAGIC.into_iter().chain(VERSION.to_le_bytes()).chain(number.to_le_bytes());
-    let fields = fields.chain(base.to_le_bytes()).chain(salt.to_le_bytes());
-    head.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
-    let (fields, crc) = head.split_at_mut(HEAD - 4);
+fn encode(head: &Head) -> [u8; HEAD] {
+    let image = head.image.unwrap_or(Anchor { address: 0, sequence: 0 });
+    let numbers =
+        [head.number, head.base, head.salt, head.identity, head.sequence, image.address, image.sequence];
+    let fields = MAGIC.into_iter().chain(VERSION.to_le_bytes());
+    let fields = fields.chain(numbers.into_iter().flat_map(u64::to_le_bytes));
+    let mut bytes = [0; HEAD];
+    bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+    let (fields, crc) = bytes.split_at_mut(HEAD - 4);
     crc.copy_from_slice(&crc32c(fields).to_le_bytes());
-    head
+    bytes
 }
 
-fn decode(head: &[u8; HEAD], number: u64) -> Option<(u64, u64)> {
-    let (fields, crc) = head.split_at(HEAD - 4);
-    let field = |range: std::ops::Range<usize>| Some(u64::from_le_bytes(fields.get(range)?.try_into().ok()?));
-    let known =
-        fields.starts_with(&MAGIC) && fields.get(4..8)? == VERSION.to_le_bytes() && field(8..16)? == number;
-    (known && crc32c(fields).to_le_bytes() == crc).then_some((field(16..24)?, field(24..32)?))
+fn decode(bytes: &[u8; HEAD], number: u64) -> Option<Head> {
+    let (fields, crc) = bytes.split_at(HEAD - 4);
+    if !fields.starts_with(&MAGIC)
+        || fields.get(4..8)? != VERSION.to_le_bytes()
+        || crc32c(fields).to_le_bytes() != crc
+    {
+        return None;
+    }
+    let mut numbers = fields.get(8..)?.chunks_exact(8).map(|bytes| bytes.try_into().map(u64::from_le_bytes));
+    let mut next = || numbers.next()?.ok();
+    let head = Head {
+        number: next()?,
+        base: next()?,
+        salt: next()?,
+        identity: next()?,
+        sequence: next()?,
+        image: Some(Anchor { address: next()?, sequence: next()? }).filter(|image| image.sequence > 0),
+    };
+    (head.number == number).then_some(head)
 }
 
 fn crc32c(bytes: &[u8]) -> u32 {
@@ -224,9 +293,18 @@ mod tests {
 
     #[test]
     fn a_head_names_its_own_file_only() {
-        let head = encode(3, 1 << 33, 77);
-        assert_eq!(decode(&head, 3), Some((1 << 33, 77)));
-        assert_eq!(decode(&head, 4), None);
+        let image = Some(Anchor { address: 1 << 32, sequence: 9 });
+        for image in [None, image] {
+            let head = Head { number: 3, base: 1 << 33, salt: 77, identity: 5, sequence: 12, image };
+            let bytes = encode(&head);
+            assert_eq!(decode(&bytes, 3), Some(head));
+            assert_eq!(decode(&bytes, 4), None);
+            for at in 0..HEAD {
+                let mut damaged = bytes;
+                damaged[at] ^= 1;
+                assert_eq!(decode(&damaged, 3), None, "byte {at} flipped");
+            }
+        }
         assert_eq!(number(&name(3)), Some(3));
         assert_eq!(number("high-water"), None);
     }

@@ -213,51 +213,67 @@ impl Field for Visibility {
 }
 
 /// Checksum and length.
-const MESSAGE_HEAD: usize = 8;
+const SUM_HEAD: usize = 8;
 
 impl Field for Message {
     fn put(&self, out: &mut Writer) {
-        let start = out.bytes.len();
-        out.bytes.extend_from_slice(&[0; MESSAGE_HEAD]);
-        self.topic.put(out);
-        self.visibility.put(out);
-        self.tag.put(out);
-        self.message_group.put(out);
-        self.keys.put(out);
-        self.headers.put(out);
-        put_bytes(&self.body, out);
-        let (_, written) = out.bytes.split_at_mut(start);
-        let (head, rest) = written.split_at_mut(MESSAGE_HEAD);
-        let length =
-            u32::try_from(rest.len()).expect("a message is at most BODY_BYTES_MAX and HEAD_BYTES_MAX long");
-        let (crc, size) = head.split_at_mut(4);
-        crc.copy_from_slice(&crc32c(rest).to_le_bytes());
-        size.copy_from_slice(&length.to_le_bytes());
-        let position = out.origin + start as u64;
-        out.extents.push(Extent { position, length: length + MESSAGE_HEAD as u32 });
+        put_summed(out, |out| {
+            self.topic.put(out);
+            self.visibility.put(out);
+            self.tag.put(out);
+            self.message_group.put(out);
+            self.keys.put(out);
+            self.headers.put(out);
+            put_bytes(&self.body, out);
+        });
     }
 
     fn take(input: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let position = input.position;
-        let crc = take_u32(input)?;
-        let length = take_u32(input)?;
-        let bytes = input.bytes(length as usize)?;
-        input.extents.push(Extent { position, length: length + MESSAGE_HEAD as u32 });
-        // A replay has checked the whole frame already.
-        if input.with_bodies && crc32c(bytes) != crc {
-            return Err(Malformed("the checksum of a message does not match"));
-        }
-        let mut inner = Reader { bytes, position: 0, extents: Vec::new(), with_bodies: input.with_bodies };
-        Ok(Self {
-            topic: Field::take(&mut inner)?,
-            visibility: Field::take(&mut inner)?,
-            tag: Field::take(&mut inner)?,
-            message_group: Field::take(&mut inner)?,
-            keys: Field::take(&mut inner)?,
-            headers: Field::take(&mut inner)?,
-            body: take_body(&mut inner)?,
+        take_summed(input, "the checksum of a message does not match", |inner| {
+            Ok(Self {
+                topic: Field::take(inner)?,
+                visibility: Field::take(inner)?,
+                tag: Field::take(inner)?,
+                message_group: Field::take(inner)?,
+                keys: Field::take(inner)?,
+                headers: Field::take(inner)?,
+                body: take_body(inner)?,
+            })
         })
     }
+}
+
+/// Something that can be read back by itself: its checksum and its length first, and an extent.
+pub(super) fn put_summed(out: &mut Writer, put: impl FnOnce(&mut Writer)) {
+    let start = out.bytes.len();
+    out.bytes.extend_from_slice(&[0; SUM_HEAD]);
+    put(out);
+    let (_, written) = out.bytes.split_at_mut(start);
+    let (head, rest) = written.split_at_mut(SUM_HEAD);
+    let length = u32::try_from(rest.len()).expect("messages and pages are far below 4 GiB");
+    let (crc, size) = head.split_at_mut(4);
+    crc.copy_from_slice(&crc32c(rest).to_le_bytes());
+    size.copy_from_slice(&length.to_le_bytes());
+    let position = out.origin + start as u64;
+    out.extents.push(Extent { position, length: length + SUM_HEAD as u32 });
+}
+
+/// Reads what [`put_summed`] wrote.
+pub(super) fn take_summed<T>(
+    input: &mut Reader<'_>,
+    mismatch: &'static str,
+    take: impl FnOnce(&mut Reader<'_>) -> Result<T, Malformed>,
+) -> Result<T, Malformed> {
+    let position = input.position;
+    let crc = take_u32(input)?;
+    let length = take_u32(input)?;
+    let bytes = input.bytes(length as usize)?;
+    input.extents.push(Extent { position, length: length + SUM_HEAD as u32 });
+    // A replay has checked the whole frame already.
+    if input.with_bodies && crc32c(bytes) != crc {
+        return Err(Malformed(mismatch));
+    }
+    take(&mut Reader { bytes, position: 0, extents: Vec::new(), with_bodies: input.with_bodies })
 }
 
 fn take_body(input: &mut Reader<'_>) -> Result<Bytes, Malformed> {

@@ -1,0 +1,175 @@
+//! The disk holds little more than what is needed, memory little of a long backlog, and a start reads little
+//! more than what happened since the newest image.
+
+use std::collections::BTreeMap;
+
+use halfmq_coordinator::store::embedded::{Engine, Work, journal, record};
+use halfmq_core::{Delivery, Message, Send, Visibility};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::sim_disk::SimDisk;
+use crate::workload::{SEGMENT_BYTES, World, group, lease};
+
+const MESSAGES: usize = 600;
+
+fn world(seed: u64) -> (SimDisk, World) {
+    let disk = SimDisk::new(seed);
+    let world = World::new(disk.clone(), SmallRng::seed_from_u64(seed), seed).frugal();
+    (disk, world)
+}
+
+fn journal_bytes(disk: &SimDisk) -> u64 {
+    disk.files().iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, length)| *length as u64).sum()
+}
+
+/// Each body is different, so that no other can stand in for it.
+fn body(number: usize) -> Vec<u8> {
+    number.to_string().into_bytes().repeat(200)
+}
+
+fn send(engine: &mut Engine, number: usize) {
+    let message = Message {
+        topic: "orders".parse().expect("a legal name"),
+        body: body(number).into(),
+        tag: None,
+        keys: vec![number.to_string()],
+        headers: Vec::new(),
+        message_group: None,
+        visibility: Visibility::AtOnce,
+    };
+    let send = Send::new(None, vec![message]).expect("a legal message");
+    let sent =
+        engine.run(Work::New { bytes: 8_192 }, |turn| turn.send("shop".parse().expect("a legal name"), send));
+    sent.expect("the disk is fine").expect("there is no index").expect("a legal send");
+}
+
+/// The message of a delivery as it is on disk, by its key.
+fn read(engine: &Engine, delivery: &Delivery) -> (usize, Vec<u8>) {
+    let content = delivery.content;
+    let bytes = journal::read(&engine.segments(), content.position, content.length).expect("it is there");
+    let message = record::message(&bytes).expect("its checksum fits");
+    (message.keys.first().and_then(|key| key.parse().ok()).expect("its key"), message.body.to_vec())
+}
+
+fn ack(engine: &mut Engine, delivery: &Delivery) {
+    let acked = engine.run(Work::SMALL, |turn| {
+        let (_, ledger, log) = turn.parts();
+        ledger.ack(&group(), &delivery.place.topic, &[delivery.handle], log).expect("group and topic exist").0
+    });
+    assert_eq!(acked, Ok(vec![Ok(())]));
+}
+
+/// Leases all that there is.
+fn lease_all(world: &World, engine: &mut Engine) -> Vec<Delivery> {
+    let mut all = Vec::new();
+    loop {
+        let deliveries = lease(engine, 64).expect("the disk is fine");
+        world.clock.advance(std::time::Duration::from_millis(1));
+        if deliveries.is_empty() {
+            return all;
+        }
+        all.extend(deliveries);
+    }
+}
+
+#[test]
+fn consumed_messages_leave_the_disk() {
+    let (disk, mut world) = world(1);
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    for _ in 0..2_000 {
+        world.step(&mut engine).expect("the disk is fine");
+    }
+    let grown = journal_bytes(&disk);
+    assert!(grown > 20 * SEGMENT_BYTES, "the story needs a long journal, this one has {grown} bytes");
+    world.settle(&mut engine).expect("nothing is lost");
+    world.rest(&mut engine, 60).expect("the disk is fine");
+    let left = journal_bytes(&disk);
+    // The last image, with all decisions in it since there is no index, and what came after it.
+    assert!(left <= grown / 4, "{left} of {grown} bytes are left although nothing is needed");
+    let (mut engine, _) = world.open().expect("what is left is enough");
+    world.settle(&mut engine).expect("nothing is lost");
+}
+
+#[test]
+fn few_messages_that_stay_do_not_keep_the_others() {
+    for one_in in [MESSAGES, 40] {
+        few_stay(one_in);
+    }
+}
+
+fn few_stay(one_in: usize) {
+    let (disk, world) = world(2);
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    (0..MESSAGES).for_each(|number| send(&mut engine, number));
+    let grown = journal_bytes(&disk);
+    let mut stay = BTreeMap::new();
+    for delivery in lease_all(&world, &mut engine) {
+        let (number, body) = read(&engine, &delivery);
+        match number % one_in {
+            0 => drop(stay.insert(number, body)),
+            _ => ack(&mut engine, &delivery),
+        }
+    }
+    assert_eq!(stay.len(), MESSAGES / one_in);
+    world.rest(&mut engine, 120).expect("the disk is fine");
+    let left = journal_bytes(&disk);
+    assert!(left <= grown / 3, "{left} of {grown} bytes are left for {} messages", stay.len());
+    for restarted in [false, true] {
+        if restarted {
+            engine = world.open().expect("the disk is fine").0;
+        }
+        world.clock.advance(std::time::Duration::from_secs(3_600));
+        let found: BTreeMap<_, _> =
+            lease_all(&world, &mut engine).iter().map(|delivery| read(&engine, delivery)).collect();
+        assert_eq!(found, stay, "restarted: {restarted}");
+    }
+}
+
+#[test]
+fn long_backlog_is_on_the_shelf_and_comes_in_order() {
+    let (_, world) = world(3);
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    for number in 0..MESSAGES {
+        send(&mut engine, number);
+        world.clock.advance(std::time::Duration::from_secs(1));
+        engine.upkeep();
+    }
+    let hot = engine.turn().ledger.hot_entries();
+    assert!(hot < 32, "{hot} of {MESSAGES} entries are in memory");
+    let (mut engine, recovered) = world.open().expect("the disk is fine");
+    assert!(recovered.frames < MESSAGES as u64 / 2, "a start reads {} frames", recovered.frames);
+    let deliveries = lease_all(&world, &mut engine);
+    let mut next = [0; 2];
+    for delivery in &deliveries {
+        let next = &mut next[delivery.place.queue as usize];
+        assert_eq!(delivery.place.offset, *next, "offsets are dense and in order");
+        *next += 1;
+        let (number, found) = read(&engine, delivery);
+        assert_eq!(found, body(number));
+    }
+    assert_eq!(deliveries.len(), MESSAGES);
+}
+
+#[test]
+fn missing_segment_with_needed_messages_refuses_to_start() {
+    let (disk, world) = world(4);
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    for number in 0..MESSAGES {
+        send(&mut engine, number);
+        world.clock.advance(std::time::Duration::from_secs(1));
+        engine.upkeep();
+    }
+    for (name, _) in disk.files().iter().filter(|(name, _)| name.ends_with(".seg")) {
+        let copy = disk.copy(1);
+        let mut spare = false;
+        copy.tamper(name, |bytes| spare = bytes.iter().all(|byte| *byte == 0));
+        halfmq_coordinator::store::embedded::disk::Disk::remove(&copy, name).expect("the file is there");
+        let opened = World::new(copy, SmallRng::seed_from_u64(1), 1).frugal().open();
+        assert_eq!(opened.is_ok(), spare, "without {name}");
+    }
+}
