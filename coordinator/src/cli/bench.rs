@@ -8,7 +8,8 @@
 //!       from when it should have started
 //! ```
 //!
-//! The load knows drivers, not transports: gRPC to a server of its own or to a given one, or the bare engine.
+//! The load travels over streams or by unary calls, to a server of its own or to a given one, or straight into
+//! the bare engine.
 
 mod append_log;
 mod backlog;
@@ -18,6 +19,7 @@ mod home;
 mod load;
 mod metrics;
 mod own_server;
+mod pipeline;
 mod process;
 mod report;
 mod tally;
@@ -43,23 +45,26 @@ pub(super) struct Bench {
     /// How many are between prepare and the answer to commit at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
-    /// Bytes of each body
-    #[arg(long, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(..=4_194_304))]
-    size: u32,
+    /// Bytes of each body; several, comma-separated, take turns
+    #[arg(long, value_name = "BYTES", default_value = "1024", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(..=4_194_304))]
+    size: Vec<u32>,
     /// Connections that prepare and commit
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     producers: u32,
     /// Connections that receive and ack
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     consumers: u32,
-    /// Messages in one receive, at most
+    /// One gRPC call for each step, instead of streams that pipeline and batch
+    #[arg(long)]
+    unary: bool,
+    /// Messages in one receive call, at most; streams have credit for as many as the window allows
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
     batch: u32,
     /// Start so many each second, whether or not the earlier ones have ended
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
     /// The embedded store without network and APIs, beside a bare append log of the same bytes
-    #[arg(long, conflicts_with_all = ["endpoint", "metrics"])]
+    #[arg(long, conflicts_with_all = ["endpoint", "metrics", "unary"])]
     engine_only: bool,
     /// Instead: leave so many messages unread, kill, start again, and say what memory and start take
     #[arg(long, value_name = "N", conflicts_with_all = ["endpoint", "metrics", "engine_only", "rate"])]
@@ -101,7 +106,7 @@ impl Bench {
     }
 
     async fn long_backlog(self, backlog: u64, output: Output) -> Result<(), Failure> {
-        let fill = Fill { backlog, open: self.open, body_bytes: self.size };
+        let fill = Fill { backlog, open: self.open, body_bytes: self.size.first().copied().unwrap_or(1_024) };
         let home = Home::new(self.data)?;
         if self.fill_only {
             return backlog::fill(home.path(), fill).await;
@@ -115,7 +120,7 @@ impl Bench {
         Load {
             transactions: self.transactions,
             in_flight: self.in_flight,
-            body_bytes: self.size,
+            body_bytes: self.size.clone(),
             producers: self.producers,
             consumers: self.consumers,
             batch: self.batch,
@@ -123,24 +128,31 @@ impl Bench {
         }
     }
 
+    fn driver(&self, url: String) -> Driver {
+        let endpoint = Endpoint::at(url);
+        if self.unary { Driver::Unary(endpoint) } else { Driver::Streams(endpoint) }
+    }
+
     async fn own_server(&self, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
         let server = OwnServer::start(Home::new(self.data.clone())?)?;
-        let driver = Driver::Unary(Endpoint::at(server.url()));
+        let driver = self.driver(server.url());
         let before = Reading::take(Some(server.pid()), Some(server.http())).await;
         let outcome = load::run(load, &driver, progress).await?;
         let after = Reading::take(Some(server.pid()), Some(server.http())).await;
-        let mut report = Report::new("unary calls", load.clone(), outcome, &before, &after);
+        let first_commit = outcome.first_committed;
+        let mut report = Report::new(driver.name(), load.clone(), outcome, &before, &after);
+        report.first_commit_after = first_commit.map(|at| at.saturating_duration_since(server.launched()));
         report.ready_after = Some(server.ready_after());
         report.warnings.extend(server.home().warning());
         Ok(report)
     }
 
     async fn given_server(&self, url: &str, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
-        let driver = Driver::Unary(Endpoint::at(url.to_owned()));
+        let driver = self.driver(url.to_owned());
         let before = Reading::take(None, self.metrics).await;
         let outcome = load::run(load, &driver, progress).await?;
         let after = Reading::take(None, self.metrics).await;
-        Ok(Report::new("unary calls", load.clone(), outcome, &before, &after))
+        Ok(Report::new(driver.name(), load.clone(), outcome, &before, &after))
     }
 }
 

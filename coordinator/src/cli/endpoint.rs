@@ -2,7 +2,8 @@
 
 use super::failure::Failure;
 use halfmq_proto::v1::{
-    admin_client::AdminClient, queues_client::QueuesClient, transactions_client::TransactionsClient,
+    admin_client::AdminClient, queues_client::QueuesClient, streams_client::StreamsClient,
+    transactions_client::TransactionsClient,
 };
 use std::time::Duration;
 use tonic::transport::Channel;
@@ -46,6 +47,10 @@ impl Endpoint {
 
     pub(super) async fn admin(&self) -> Result<AdminClient<Channel>, Failure> {
         Ok(AdminClient::new(self.connect().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    pub(super) async fn streams(&self) -> Result<StreamsClient<Channel>, Failure> {
+        Ok(StreamsClient::new(self.connect().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 
     async fn connect(&self) -> Result<Channel, Failure> {

@@ -23,6 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use bytes::Bytes;
 use halfmq_core::{Extent, Message};
 use tokio::sync::{mpsc, oneshot};
 
@@ -119,19 +120,18 @@ impl Embedded {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads messages back. Most were written a moment ago and come from the page cache, so that a thread
-    /// of its own for each read would cost more than it saves.
-    fn messages(segments: &Segments, extents: &[Extent]) -> Result<Vec<Message>, Unavailable> {
-        extents.iter().map(|extent| Self::message(segments, *extent)).collect()
+    /// Reads messages back, each answered by itself. Most were written a moment ago and come from the page
+    /// cache, so that a thread of its own for each read would cost more than it saves.
+    fn messages(
+        segments: &Segments,
+        extents: &[Extent],
+    ) -> impl Iterator<Item = Result<Message, Unavailable>> {
+        let read = journal::read_all(segments, extents).into_iter();
+        read.zip(extents).map(|(bytes, extent)| parsed(bytes, *extent))
     }
 
     fn message(segments: &Segments, extent: Extent) -> Result<Message, Unavailable> {
-        let damaged = |error: &dyn std::fmt::Display| {
-            Unavailable::Damaged(format!("the message at journal address {}: {error}", extent.position))
-        };
-        let bytes =
-            journal::read(segments, extent.position, extent.length).map_err(|error| damaged(&error))?;
-        record::message(&bytes).map_err(|error| damaged(&error))
+        parsed(journal::read(segments, extent.position, extent.length), extent)
     }
 
     fn closed(&self) -> Reply<()> {
@@ -142,6 +142,14 @@ impl Embedded {
             Ok(())
         })
     }
+}
+
+fn parsed(bytes: io::Result<Bytes>, extent: Extent) -> Result<Message, Unavailable> {
+    let damaged = |error: &dyn std::fmt::Display| {
+        Unavailable::Damaged(format!("the message at journal address {}: {error}", extent.position))
+    };
+    let bytes = bytes.map_err(|error| damaged(&error))?;
+    record::message(&bytes).map_err(|error| damaged(&error))
 }
 
 /// Runs a verb on the writer, and answers when what it wrote and what it saw is durable.

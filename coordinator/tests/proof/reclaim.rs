@@ -173,3 +173,27 @@ fn missing_segment_with_needed_messages_refuses_to_start() {
         assert_eq!(opened.is_ok(), spare, "without {name}");
     }
 }
+
+#[test]
+fn contents_read_together_are_those_read_alone() {
+    let (_, world) = world(11);
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    (0..MESSAGES).for_each(|number| send(&mut engine, number));
+    let mut contents: Vec<_> =
+        lease_all(&world, &mut engine).iter().map(|delivery| delivery.content).collect();
+    assert_eq!(contents.len(), MESSAGES);
+    let reach = contents.iter().map(|content| content.position).max().expect("there are some");
+    assert!(reach > 4 * SEGMENT_BYTES, "the story needs several segments");
+    // Neighbours apart and strangers together, one of them nowhere, one of them twice.
+    contents.sort_by_key(|content| (content.position / 7) % 13);
+    let nowhere = halfmq_core::Extent { position: 10 * reach, length: 8 };
+    contents.insert(MESSAGES / 2, nowhere);
+    contents.push(contents[0]);
+    let together = journal::read_all(&engine.segments(), &contents);
+    assert_eq!(together.len(), contents.len());
+    for (content, bytes) in contents.iter().zip(together) {
+        let alone = journal::read(&engine.segments(), content.position, content.length);
+        assert_eq!(bytes.ok(), alone.ok(), "at {}", content.position);
+    }
+}

@@ -1,4 +1,4 @@
-//! The ways a load can travel. A further one is a further variant of these three.
+//! The ways a load can travel call by call. Streams carry many transactions at once: `pipeline.rs`.
 
 use super::engine::{EngineDoor, InProcess};
 use crate::cli::{endpoint::Endpoint, failure::Failure};
@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 /// How long one receive waits for its first message.
 const WAIT: Duration = Duration::from_secs(1);
 /// Longer than any run should leave a message unacked.
-const INVISIBLE: Duration = Duration::from_secs(600);
+pub(super) const INVISIBLE: Duration = Duration::from_secs(600);
 /// Whoever prepares.
 pub(super) const PRODUCER_GROUP: &str = "bench";
 /// Whoever receives.
@@ -21,6 +21,8 @@ pub(super) const CONSUMER_GROUP: &str = "bench";
 
 /// Makes the two ends of a load.
 pub(super) enum Driver {
+    /// Pipelined and batched, as the SDK does it.
+    Streams(Endpoint),
     /// One gRPC call for each step.
     Unary(Endpoint),
     /// The store's port, without a network.
@@ -54,9 +56,17 @@ pub(super) struct Received {
 }
 
 impl Driver {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Streams(_) => "streams",
+            Self::Unary(_) => "unary calls",
+            Self::Engine(_) => "the engine alone",
+        }
+    }
+
     pub(super) async fn create_topic(&self, topic: &str) -> Result<(), Failure> {
         match self {
-            Self::Unary(endpoint) => {
+            Self::Streams(endpoint) | Self::Unary(endpoint) => {
                 let request = CreateTopicRequest { topic: topic.to_owned(), queues: 0 };
                 endpoint.admin().await?.create_topic(request).await?;
                 Ok(())
@@ -67,7 +77,7 @@ impl Driver {
 
     pub(super) async fn delete_topic(&self, topic: &str) -> Result<(), Failure> {
         match self {
-            Self::Unary(endpoint) => {
+            Self::Streams(endpoint) | Self::Unary(endpoint) => {
                 let request = DeleteTopicRequest { topic: topic.to_owned(), force: true };
                 endpoint.admin().await?.delete_topic(request).await?;
                 Ok(())
@@ -78,7 +88,7 @@ impl Driver {
 
     pub(super) async fn producer(&self, topic: &str) -> Result<Producer, Failure> {
         Ok(match self {
-            Self::Unary(endpoint) => {
+            Self::Streams(endpoint) | Self::Unary(endpoint) => {
                 Producer::Unary { calls: endpoint.transactions().await?, topic: topic.into() }
             }
             Self::Engine(engine) => Producer::Engine(EngineDoor::new(engine, topic, 1)?),
@@ -87,7 +97,7 @@ impl Driver {
 
     pub(super) async fn consumer(&self, topic: &str, batch: u32) -> Result<Consumer, Failure> {
         Ok(match self {
-            Self::Unary(endpoint) => {
+            Self::Streams(endpoint) | Self::Unary(endpoint) => {
                 Consumer::Unary { calls: endpoint.queues().await?, topic: topic.into(), batch }
             }
             Self::Engine(engine) => Consumer::Engine(EngineDoor::new(engine, topic, batch)?),

@@ -1,12 +1,14 @@
 //! The load: transactions in flight on one end, deliveries on the other, a window between them.
 
 use super::driver::{Consumer, Driver, Producer, Wait};
+use super::pipeline;
 use super::tally::{Outcome, Tally};
+use crate::cli::endpoint::Endpoint;
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -22,7 +24,8 @@ const STALL: Duration = Duration::from_secs(30);
 pub(super) struct Load {
     pub(super) transactions: u64,
     pub(super) in_flight: u32,
-    pub(super) body_bytes: u32,
+    /// Of the bodies, which take turns.
+    pub(super) body_bytes: Vec<u32>,
     pub(super) producers: u32,
     pub(super) consumers: u32,
     pub(super) batch: u32,
@@ -30,10 +33,12 @@ pub(super) struct Load {
     pub(super) rate: Option<u32>,
 }
 
-struct Run {
+/// What all ends of a load share.
+pub(super) struct Run {
     starts: Starts,
     window: Semaphore,
-    body: Bytes,
+    bodies: Vec<Bytes>,
+    next_body: AtomicUsize,
     tally: Mutex<Tally>,
     acked: watch::Sender<u64>,
     progress: ProgressBar,
@@ -54,38 +59,67 @@ enum Starts {
 pub(super) async fn run(load: &Load, driver: &Driver, progress: &ProgressBar) -> Result<Outcome, Failure> {
     let topic = format!("bench-{:016x}", rand::random::<u64>());
     driver.create_topic(&topic).await?;
-    let mut producers = Vec::new();
-    for _ in 0..load.producers {
-        producers.push(driver.producer(&topic).await?);
-    }
-    let mut consumers = Vec::new();
-    for _ in 0..load.consumers {
-        consumers.push(driver.consumer(&topic, load.batch).await?);
-    }
+    let body = |bytes: &u32| Bytes::from(vec![b'x'; *bytes as usize]);
     let run = Arc::new(Run {
         starts: Starts::new(load),
         window: Semaphore::new(WINDOW.max(load.in_flight) as usize),
-        body: Bytes::from(vec![b'x'; load.body_bytes as usize]),
+        bodies: load.body_bytes.iter().map(body).collect(),
+        next_body: AtomicUsize::new(0),
         tally: Mutex::new(Tally::new(load.transactions, Clock::stopwatch())),
         acked: watch::Sender::new(0),
         progress: progress.clone(),
     });
-    let mut tasks = JoinSet::new();
-    for producer in producers.iter().cycle().take(load.in_flight as usize) {
-        tasks.spawn(produce(Arc::clone(&run), producer.clone()));
-    }
-    for consumer in &consumers {
-        tasks.spawn(consume(Arc::clone(&run), consumer.clone()));
-    }
+    let mut tasks = match driver {
+        Driver::Streams(endpoint) => spawn_streams(load, endpoint, &topic, &run).await?,
+        Driver::Unary(_) | Driver::Engine(_) => spawn_calls(load, driver, &topic, &run).await?,
+    };
     until_all_acked(load.transactions, &run, &mut tasks).await?;
     tasks.shutdown().await;
     // Whatever comes now came twice: everything was acked once.
-    if let Some(consumer) = consumers.first_mut() {
-        let late = consumer.receive(Wait::No).await?;
-        run.tally().delivered(late.iter().map(|received| received.message.as_str()));
-    }
+    let late = driver.consumer(&topic, load.batch).await?.receive(Wait::No).await?;
+    run.tally().delivered(late.iter().map(|received| received.message.as_str()));
     driver.delete_topic(&topic).await?;
     Ok(run.tally().outcome())
+}
+
+type Tasks = JoinSet<Result<(), Failure>>;
+
+/// A task for each transaction in flight, and one for each consumer.
+async fn spawn_calls(load: &Load, driver: &Driver, topic: &str, run: &Arc<Run>) -> Result<Tasks, Failure> {
+    let mut producers = Vec::new();
+    for _ in 0..load.producers {
+        producers.push(driver.producer(topic).await?);
+    }
+    let mut tasks = JoinSet::new();
+    for _ in 0..load.consumers {
+        tasks.spawn(consume(Arc::clone(run), driver.consumer(topic, load.batch).await?));
+    }
+    for producer in producers.iter().cycle().take(load.in_flight as usize) {
+        tasks.spawn(produce(Arc::clone(run), producer.clone()));
+    }
+    Ok(tasks)
+}
+
+/// A task and a connection for each stream; the transactions in flight are shared out among the streams.
+async fn spawn_streams(
+    load: &Load,
+    endpoint: &Endpoint,
+    topic: &str,
+    run: &Arc<Run>,
+) -> Result<Tasks, Failure> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..load.consumers {
+        let streams = endpoint.streams().await?;
+        let credits = WINDOW.div_ceil(load.consumers);
+        tasks.spawn(pipeline::consume(Arc::clone(run), streams, topic.to_owned(), credits));
+    }
+    let (share, rest) = (load.in_flight / load.producers, load.in_flight % load.producers);
+    for number in 0..load.producers.min(load.in_flight) {
+        let share = share + u32::from(number < rest);
+        let streams = endpoint.streams().await?;
+        tasks.spawn(pipeline::produce(Arc::clone(run), streams, topic.to_owned(), share as usize));
+    }
+    Ok(tasks)
 }
 
 async fn until_all_acked(
@@ -111,16 +145,13 @@ async fn until_all_acked(
 
 async fn produce(run: Arc<Run>, mut producer: Producer) -> Result<(), Failure> {
     loop {
-        let Ok(room) = run.window.acquire().await else { return Ok(()) };
-        let Some(intended) = run.starts.next().await else { return Ok(()) };
-        let prepared = producer.prepare(run.body.clone()).await?;
+        let Some(intended) = run.start().await else { return Ok(()) };
+        let prepared = producer.prepare(run.body()).await?;
         let took = intended.elapsed();
         run.tally().prepared(prepared.message, intended, took);
         let began = Clock::stopwatch();
         producer.commit(prepared.transaction).await?;
-        run.tally().committed(began.elapsed());
-        // Given back by the ack.
-        room.forget();
+        run.tally().committed(Clock::stopwatch(), began.elapsed());
     }
 }
 
@@ -145,15 +176,43 @@ async fn ack(run: &Run, consumer: &mut Consumer, batch: Vec<super::driver::Recei
     let (messages, handles): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|received| (received.message, received.handle)).unzip();
     consumer.ack(handles).await?;
-    let first_time = run.tally().acked(messages.iter().map(String::as_str), Clock::stopwatch());
-    run.window.add_permits(first_time);
-    run.progress.inc(first_time as u64);
-    run.acked.send_modify(|acked| *acked += first_time as u64);
+    run.acked(&messages);
     Ok(())
 }
 
 impl Run {
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+    /// Waits for a place in the window, which the ack gives back, and for the next start; `None`: there are
+    /// no more. The time is when it was meant to start.
+    pub(super) async fn start(&self) -> Option<Instant> {
+        let room = self.window.acquire().await.ok()?;
+        let intended = self.starts.next().await?;
+        room.forget();
+        Some(intended)
+    }
+
+    /// The next start, if nothing has to be waited for.
+    pub(super) fn start_at_once(&self) -> Option<Instant> {
+        let room = self.window.try_acquire().ok()?;
+        let intended = self.starts.next_at_once()?;
+        room.forget();
+        Some(intended)
+    }
+
+    /// The next body.
+    pub(super) fn body(&self) -> Bytes {
+        let number = self.next_body.fetch_add(1, Ordering::Relaxed);
+        self.bodies.get(number % self.bodies.len().max(1)).cloned().unwrap_or_default()
+    }
+
+    /// These are settled.
+    pub(super) fn acked(&self, messages: &[String]) {
+        let first_time = self.tally().acked(messages.iter().map(String::as_str), Clock::stopwatch());
+        self.window.add_permits(first_time);
+        self.progress.inc(first_time as u64);
+        self.acked.send_modify(|acked| *acked += first_time as u64);
+    }
+
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -178,13 +237,20 @@ impl Starts {
         Self::Open(tokio::sync::Mutex::new(starts))
     }
 
-    async fn next(&self) -> Option<Instant> {
+    fn next_at_once(&self) -> Option<Instant> {
         match self {
             Self::Closed(left) => {
                 let take = |left: u64| left.checked_sub(1);
                 left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
                 Some(Clock::stopwatch())
             }
+            Self::Open(due) => due.try_lock().ok()?.try_recv().ok(),
+        }
+    }
+
+    async fn next(&self) -> Option<Instant> {
+        match self {
+            Self::Closed(_) => self.next_at_once(),
             Self::Open(due) => due.lock().await.recv().await,
         }
     }

@@ -6,12 +6,13 @@ use crate::clock::Clock;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) struct OwnServer {
     process: Child,
     grpc: SocketAddr,
     http: SocketAddr,
+    launched: Instant,
     ready_after: Duration,
     home: Home,
 }
@@ -39,7 +40,7 @@ impl OwnServer {
         let Some((grpc, http)) = addresses(&line) else {
             return Err(failed("see its log above".to_owned()));
         };
-        Ok(Self { process, grpc, http, ready_after, home })
+        Ok(Self { process, grpc, http, launched: began, ready_after, home })
     }
 
     pub(super) fn url(&self) -> String {
@@ -57,6 +58,10 @@ impl OwnServer {
     /// From launch to the first answer it could have given.
     pub(super) fn ready_after(&self) -> Duration {
         self.ready_after
+    }
+
+    pub(super) fn launched(&self) -> Instant {
+        self.launched
     }
 
     pub(super) fn home(&self) -> &Home {

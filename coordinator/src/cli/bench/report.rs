@@ -20,6 +20,8 @@ pub(super) struct Report {
     journal: Option<Journal>,
     /// From the server's launch until it served.
     pub(super) ready_after: Option<Duration>,
+    /// From the server's launch until the first commit was answered.
+    pub(super) first_commit_after: Option<Duration>,
     /// Beside it, for the engine alone.
     pub(super) bare: Option<Bare>,
     /// What makes the figures doubtful.
@@ -58,6 +60,7 @@ impl Report {
                 .map(|(after, before)| per(after.since(before), &outcome)),
             outcome,
             ready_after: None,
+            first_commit_after: None,
             bare: None,
             warnings: Vec::new(),
         }
@@ -78,7 +81,10 @@ impl Report {
         let mut parts = vec![
             format!(
                 "{} transactions of {} bytes, {} in flight, {pace}, {}",
-                outcome.transactions, load.body_bytes, load.in_flight, self.transport
+                outcome.transactions,
+                sizes(&load.body_bytes),
+                load.in_flight,
+                self.transport
             ),
             self.latencies(),
             table::facts(&self.facts()),
@@ -115,6 +121,7 @@ impl Report {
         fact("journal bytes/transaction", self.journal.map(|journal| format!("{:.0}", journal.bytes)));
         fact("journal syncs/transaction", self.journal.map(|journal| format!("{:.3}", journal.syncs)));
         fact("server ready after", self.ready_after.map(|span| format!("{} ms", span.as_millis())));
+        fact("first commit after", self.first_commit_after.map(|span| format!("{} ms", span.as_millis())));
         if let Some(bare) = &self.bare {
             fact(
                 "bare append log",
@@ -140,7 +147,7 @@ impl Report {
             "transport": self.transport,
             "transactions": outcome.transactions,
             "in_flight": load.in_flight,
-            "size": load.body_bytes,
+            "sizes": load.body_bytes,
             "producers": load.producers,
             "consumers": load.consumers,
             "rate": load.rate,
@@ -153,6 +160,7 @@ impl Report {
             "journal_bytes_per_transaction": self.journal.map(|journal| journal.bytes),
             "journal_syncs_per_transaction": self.journal.map(|journal| journal.syncs),
             "server_ready_seconds": self.ready_after.map(|span| span.as_secs_f64()),
+            "first_commit_seconds": self.first_commit_after.map(|span| span.as_secs_f64()),
             "bare_log_seconds": self.bare.as_ref().map(|bare| bare.took.as_secs_f64()),
             "bare_log_groups": self.bare.as_ref().map(|bare| bare.groups),
             "engine_to_bare_log": self.bare.as_ref().map(|bare| bare.ratio),
@@ -165,6 +173,11 @@ impl Report {
         }
         report
     }
+}
+
+/// Sizes that take turns.
+fn sizes(bytes: &[u32]) -> String {
+    bytes.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// For each transaction.

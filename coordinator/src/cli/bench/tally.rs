@@ -11,6 +11,7 @@ const LATENCY_MAX: Duration = Duration::from_secs(3_600);
 pub(super) struct Tally {
     transactions: u64,
     began: Instant,
+    first_committed: Option<Instant>,
     last_acked: Instant,
     messages: HashMap<String, Message>,
     double: u64,
@@ -39,6 +40,8 @@ pub(super) struct Latencies(Histogram<u64>);
 pub(super) struct Outcome {
     pub(super) transactions: u64,
     pub(super) took: Duration,
+    /// When the first commit was answered.
+    pub(super) first_committed: Option<Instant>,
     pub(super) prepare: Quantiles,
     pub(super) commit: Quantiles,
     pub(super) end_to_end: Quantiles,
@@ -62,6 +65,7 @@ impl Tally {
         Self {
             transactions,
             began,
+            first_committed: None,
             last_acked: began,
             messages: HashMap::with_capacity(usize::try_from(transactions).unwrap_or(0).min(1 << 20)),
             double: 0,
@@ -77,7 +81,8 @@ impl Tally {
         self.double += u64::from(before.is_some());
     }
 
-    pub(super) fn committed(&mut self, took: Duration) {
+    pub(super) fn committed(&mut self, now: Instant, took: Duration) {
+        self.first_committed.get_or_insert(now);
         self.commit.record(took);
     }
 
@@ -110,6 +115,7 @@ impl Tally {
         Outcome {
             transactions: self.transactions,
             took: self.last_acked.saturating_duration_since(self.began),
+            first_committed: self.first_committed,
             prepare: self.prepare.quantiles(),
             commit: self.commit.quantiles(),
             end_to_end: self.end_to_end.quantiles(),

@@ -109,7 +109,15 @@ fn what_others_print_is_understood() {
 }
 
 fn short(rate: Option<u32>) -> Load {
-    Load { transactions: 200, in_flight: 16, body_bytes: 100, producers: 2, consumers: 2, batch: 8, rate }
+    Load {
+        transactions: 200,
+        in_flight: 16,
+        body_bytes: vec![100, 0, 300],
+        producers: 2,
+        consumers: 2,
+        batch: 8,
+        rate,
+    }
 }
 
 #[tokio::test]
@@ -125,13 +133,18 @@ async fn everything_prepared_by_a_short_run_is_consumed_once() {
         async move { drop(stopped.await) },
     ));
     let bound = bound.await.expect("the server starts");
-    let driver = Driver::Unary(Endpoint::at(format!("http://{}", bound.grpc)));
-    for rate in [None, Some(5_000)] {
+    let endpoint = || Endpoint::at(format!("http://{}", bound.grpc));
+    for (driver, rate) in [
+        (Driver::Streams(endpoint()), None),
+        (Driver::Streams(endpoint()), Some(5_000)),
+        (Driver::Unary(endpoint()), None),
+        (Driver::Unary(endpoint()), Some(5_000)),
+    ] {
         let before = Reading::take(None, Some(bound.http)).await;
         let outcome = load::run(&short(rate), &driver, &ProgressBar::hidden()).await.expect("the run ends");
         let after = Reading::take(None, Some(bound.http)).await;
-        assert_eq!((outcome.missing, outcome.double), (0, 0), "rate {rate:?}");
-        let report = Report::new("unary calls", short(rate), outcome, &before, &after);
+        assert_eq!((outcome.missing, outcome.double), (0, 0), "{} at rate {rate:?}", driver.name());
+        let report = Report::new(driver.name(), short(rate), outcome, &before, &after);
         report.verdict().expect("nothing is missing or double");
         let per_transaction = report.json()["journal_bytes_per_transaction"].as_f64();
         assert!(per_transaction.is_some_and(|bytes| bytes > 100.0), "{per_transaction:?}");

@@ -261,10 +261,12 @@ impl Engine {
         let Some(index) = &self.index else { return };
         for (sequence, id) in decided {
             if let Some(transaction) = self.ledger.decided_transaction(id) {
-                index.add(sequence, id, transaction.clone());
+                index.add(sequence, id, transaction);
                 self.unindexed.push_back((sequence, id));
             }
         }
+        // Memory stays bounded: whoever decides faster than the index is written waits.
+        index.wait_for_room();
         let through = index.through();
         while self.unindexed.len() > self.decided_kept {
             match self.unindexed.front() {

@@ -1,72 +1,49 @@
 //! What outlives memory: decided transactions, kept in sled. Disposable: the journal can make it again.
 //!
 //! ```text
-//! t <transaction id, 16 bytes>                    ► decided transaction (record.rs)
+//! c <transaction id, 16 bytes>                    ► decided transactions, this one first (chunk.rs)
 //! r <producer group> 0 <request id>               ► transaction id, 16 bytes
-//! m                                               ► identity u64 BE of the journal, sequence u64 BE
+//! n                                               ► identity u64 BE of the journal, sequence u64 BE
 //! f                                               ► microseconds u64 BE: receipts of transactions that were
 //!                                                   made before are not all kept
 //! ```
 //!
-//! `m` says: every decision in frames up to this sequence is in here. It is written in the same batch, so
-//! it is true whenever the index is readable at all. Absence of a `t` key at or below it: the transaction
-//! is not decided.
+//! `n` says: every decision in frames up to this sequence is in here. It is written in the same batch, so
+//! it is true whenever the index is readable at all. Absence from the chunks at or below it: the transaction
+//! is not decided. A decision that was written again after a restart may stand in two chunks, the same in both.
 //!
-//! A thread of its own writes; the sync is `flush` and then `sync_data` on the files, since `flush` of sled
-//! 0.34.7 alone does not reach the disk on Linux. Losing the last seconds only means work at the next start.
+//! A thread of its own writes (keeper.rs). Losing the last seconds only means work at the next start.
 
-use std::fs::{self, File};
+mod chunk;
+mod keeper;
+
+use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use halfmq_core::{DecidedTransaction, ProducerGroup, RequestId, State, Timestamp, TransactionId};
 
-use super::record::{put_decided, take_decided};
-use crate::clock::Clock;
 use crate::store::{ListTransactions, Unavailable};
+use keeper::{Inbox, Keeper};
 
-/// Decisions written in one batch.
-const BATCH_MAX: usize = 1_024;
-/// How often the index is synced while there is something to write.
-const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// Decisions that wait while an index is rebuilt.
-const WAITING_MAX: u64 = 65_536;
+/// Decisions that wait for the keeper; more hold up whoever makes them.
+const WAITING_MAX: usize = 65_536;
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The index.
 pub struct Index {
     tree: sled::Db,
     path: PathBuf,
-    through: std::sync::Arc<AtomicU64>,
-    /// Decisions that were added and are not written yet.
-    waiting: std::sync::Arc<AtomicU64>,
+    through: Arc<AtomicU64>,
     floor: AtomicU64,
-    broken: std::sync::Arc<AtomicBool>,
-    keeper: Mutex<Option<Keeper>>,
-}
-
-struct Keeper {
-    work: Sender<Job>,
-    thread: JoinHandle<()>,
-}
-
-enum Job {
-    Add(Decided),
-    /// All up to this frame was added: from now on the index says how much it has.
-    Complete(u64),
-    Prune(Timestamp),
-}
-
-struct Decided {
-    sequence: u64,
-    id: TransactionId,
-    transaction: DecidedTransaction,
+    broken: Arc<AtomicBool>,
+    inbox: Arc<Inbox>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Index {
@@ -86,11 +63,11 @@ impl Index {
         Ok(Self {
             tree,
             path: path.to_owned(),
-            through: std::sync::Arc::default(),
-            waiting: std::sync::Arc::default(),
+            through: Arc::default(),
             floor: AtomicU64::default(),
-            broken: std::sync::Arc::default(),
-            keeper: Mutex::new(None),
+            broken: Arc::default(),
+            inbox: Arc::default(),
+            thread: Mutex::new(None),
         })
     }
 
@@ -107,30 +84,31 @@ impl Index {
         self.floor.store(floor, Ordering::Release);
         let through = known.unwrap_or(0);
         self.through.store(through, Ordering::Release);
-        let (work, jobs) = channel();
-        let mut writer = Writer {
+        self.inbox.open();
+        let mut keeper = Keeper {
             tree: self.tree.clone(),
             path: self.path.clone(),
             identity,
-            through: std::sync::Arc::clone(&self.through),
-            waiting: std::sync::Arc::clone(&self.waiting),
+            through: Arc::clone(&self.through),
+            inbox: Arc::clone(&self.inbox),
             complete: known.is_some(),
-            unsynced: None,
         };
-        let broken = std::sync::Arc::clone(&self.broken);
+        let (broken, inbox) = (Arc::clone(&self.broken), Arc::clone(&self.inbox));
         let thread = std::thread::Builder::new().name("halfmq-index".into()).spawn(move || {
             if let Err(error) =
-                catch_unwind(AssertUnwindSafe(|| writer.run(&jobs))).unwrap_or_else(|_| Err(panicked()))
+                catch_unwind(AssertUnwindSafe(|| keeper.run())).unwrap_or_else(|_| Err(panicked()))
             {
                 tracing::error!(%error, "the index cannot be written; it will be rebuilt at the next start");
                 broken.store(true, Ordering::Release);
+                inbox.close();
             }
         });
         match thread {
-            Ok(thread) => *self.keeper() = Some(Keeper { work, thread }),
+            Ok(thread) => *self.thread() = Some(thread),
             Err(error) => {
                 tracing::error!(%error, "the index has no thread");
                 self.broken.store(true, Ordering::Release);
+                self.inbox.close();
             }
         }
         known
@@ -147,25 +125,21 @@ impl Index {
 
     /// Waits until what was added is not too much to hold in memory.
     pub fn wait_for_room(&self) {
-        while self.waiting.load(Ordering::Acquire) > WAITING_MAX && !self.broken.load(Ordering::Acquire) {
+        while self.inbox.waiting() > WAITING_MAX && !self.broken.load(Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// Takes a decision that is durable in the frame of this sequence.
-    pub fn add(&self, sequence: u64, id: TransactionId, transaction: DecidedTransaction) {
-        if let Some(keeper) = &*self.keeper() {
-            // A keeper that has given up marked the index as broken; memory keeps the decision then.
-            self.waiting.fetch_add(1, Ordering::AcqRel);
-            drop(keeper.work.send(Job::Add(Decided { sequence, id, transaction })));
-        }
+    pub fn add(&self, sequence: u64, id: TransactionId, transaction: &DecidedTransaction) {
+        // A keeper that has given up takes no more, and marked the index as broken: memory keeps the
+        // decision then.
+        self.inbox.add(sequence, id, transaction);
     }
 
     /// Says that everything up to this frame was added. If the process dies before, the index begins anew.
     pub fn complete(&self, through: u64) {
-        if let Some(keeper) = &*self.keeper() {
-            drop(keeper.work.send(Job::Complete(through)));
-        }
+        self.inbox.complete(through);
     }
 
     /// Receipts of transactions that were made before this are not all kept.
@@ -183,15 +157,13 @@ impl Index {
 
     /// Lets go of receipts of transactions that were made before this, in the background.
     pub fn prune(&self, before: Timestamp) {
-        let oldest = guarded(|| self.tree.range(b"t".to_vec()..).next().transpose()).ok().flatten();
-        let oldest = oldest.and_then(|(key, _)| id_of(&key)).map(TransactionId::made_at);
+        let oldest = guarded(|| self.tree.range(chunk::FIRST..chunk::END).next().transpose()).ok().flatten();
+        let oldest = oldest.and_then(|(key, _)| chunk::first(&key)).map(TransactionId::made_at);
         if oldest.is_none_or(|oldest| oldest >= before) {
             return;
         }
         self.raise_floor(before);
-        if let Some(keeper) = &*self.keeper() {
-            drop(keeper.work.send(Job::Prune(before)));
-        }
+        self.inbox.prune(before);
     }
 
     /// Every decision up to this frame is in the index, and synced.
@@ -205,8 +177,13 @@ impl Index {
     /// # Errors
     /// [`Unavailable::Failed`] when the index cannot be read: then nobody may say "unknown".
     pub fn transaction(&self, id: TransactionId) -> Result<Option<DecidedTransaction>, Unavailable> {
-        let found = self.read(|| self.tree.get(transaction_key(id)))?;
-        found.map(|bytes| take_decided(&bytes).map_err(|error| failed(&error))).transpose()
+        let mut chunks = self.tree.range(chunk::may_hold(id));
+        while let Some((_, chunk)) = self.read(|| chunks.next_back().transpose())? {
+            if let Some(decided) = chunk::find(&chunk, id).map_err(|error| failed(&error))? {
+                return Ok(Some(decided));
+            }
+        }
+        Ok(None)
     }
 
     /// The decided transaction that this request id brought.
@@ -232,32 +209,41 @@ impl Index {
         &self,
         list: &ListTransactions,
     ) -> Result<Vec<(TransactionId, DecidedTransaction)>, Unavailable> {
-        let from = transaction_key(list.after.unwrap_or(TransactionId::from_u128(0)));
         let mut found = Vec::new();
-        let mut entries = self.tree.range(from..=[b"t", &[0xff; 16][..]].concat());
-        while found.len() < list.max {
-            let Some((key, value)) = self.read(|| entries.next().transpose())? else { break };
-            let id = id_of(&key).ok_or_else(|| failed(&"a key"))?;
-            let decided = take_decided(&value).map_err(|error| failed(&error))?;
-            let wanted = list.state.is_none_or(|state| state == State::from(decided.verdict.decision))
-                && list.producer_group.as_ref().is_none_or(|group| *group == decided.producer_group);
-            if wanted && list.after != Some(id) {
-                found.push((id, decided));
+        let mut entries = self.tree.range(chunk::from(list.after)..chunk::END.to_vec());
+        let mut span = Vec::new();
+        loop {
+            let entry = self.read(|| entries.next().transpose())?;
+            let made_in = entry.as_ref().and_then(|(key, _)| chunk::first(key)).map(chunk::span_of);
+            // Chunks of one span overlap; those of different spans do not.
+            if span.last().is_some_and(|(id, _)| Some(chunk::span_of(*id)) != made_in) {
+                span.sort_by_key(|(id, _): &(TransactionId, _)| *id);
+                span.dedup_by_key(|(id, _)| *id);
+                found.extend(span.drain(..).filter(|(id, decided)| wanted(list, *id, decided)));
+            }
+            match entry {
+                Some((_, chunk)) if found.len() < list.max => {
+                    for entry in chunk::Entries::of(&chunk) {
+                        span.push(entry.map_err(|error| failed(&error))?);
+                    }
+                }
+                Some(_) | None => break,
             }
         }
+        found.truncate(list.max);
         Ok(found)
     }
 
     /// Writes what is left and stops.
     pub fn close(&self) {
-        if let Some(Keeper { work, thread }) = self.keeper().take() {
-            drop(work);
+        if let Some(thread) = self.thread().take() {
+            self.inbox.close();
             drop(thread.join());
         }
     }
 
-    fn keeper(&self) -> std::sync::MutexGuard<'_, Option<Keeper>> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    fn thread(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read<T>(&self, read: impl FnOnce() -> sled::Result<T>) -> Result<T, Unavailable> {
@@ -274,125 +260,14 @@ impl Drop for Index {
     }
 }
 
-struct Writer {
-    tree: sled::Db,
-    path: PathBuf,
-    identity: u64,
-    through: std::sync::Arc<AtomicU64>,
-    waiting: std::sync::Arc<AtomicU64>,
-    /// Nothing is missing that is older than what comes next.
-    complete: bool,
-    /// Written, not synced: everything up to this frame.
-    unsynced: Option<u64>,
+fn wanted(list: &ListTransactions, id: TransactionId, decided: &DecidedTransaction) -> bool {
+    list.after.is_none_or(|after| after < id)
+        && list.state.is_none_or(|state| state == State::from(decided.verdict.decision))
+        && list.producer_group.as_ref().is_none_or(|group| *group == decided.producer_group)
 }
 
-impl Writer {
-    fn run(&mut self, work: &Receiver<Job>) -> io::Result<()> {
-        use std::sync::mpsc::RecvTimeoutError;
-        let mut since_sync = Clock::stopwatch();
-        loop {
-            // Woken by the next job, or after a while to sync what has been written.
-            let mut next = match work.recv_timeout(SYNC_EVERY) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.sync()?;
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return self.sync(),
-            };
-            let mut decided = Vec::new();
-            while let Some(job) = next {
-                match job {
-                    Job::Add(one) => decided.push(one),
-                    Job::Complete(through) => {
-                        self.write(&std::mem::take(&mut decided))?;
-                        self.complete = true;
-                        self.tree.insert(MARK, put_mark(self.identity, through).to_vec())?;
-                        self.unsynced = Some(through);
-                    }
-                    Job::Prune(before) => self.prune(before)?,
-                }
-                next = if decided.len() < BATCH_MAX { work.try_recv().ok() } else { None };
-            }
-            self.write(&decided)?;
-            // Not more often: the journal's syncs, for which callers wait, go to the same disk.
-            if since_sync.elapsed() >= SYNC_EVERY {
-                self.sync()?;
-                since_sync = Clock::stopwatch();
-            }
-        }
-    }
-
-    fn write(&mut self, decided: &[Decided]) -> io::Result<()> {
-        let Some(last) = decided.last() else { return Ok(()) };
-        let mut batch = sled::Batch::default();
-        decided.iter().for_each(|one| put(&mut batch, one));
-        if self.complete {
-            // The last frame may have more decisions than this batch: only frames before it are complete.
-            let through = last.sequence.saturating_sub(1);
-            batch.insert(MARK, put_mark(self.identity, through).to_vec());
-            self.unsynced = Some(through);
-        }
-        self.tree.apply_batch(batch)?;
-        self.waiting.fetch_sub(decided.len() as u64, Ordering::AcqRel);
-        Ok(())
-    }
-
-    fn prune(&self, before: Timestamp) -> io::Result<()> {
-        let end = transaction_key(TransactionId::from_u128(u128::from(before.as_micros() / 1_000) << 80));
-        let mut old = self.tree.range(b"t".to_vec()..end).peekable();
-        while old.peek().is_some() {
-            let mut batch = sled::Batch::default();
-            for entry in old.by_ref().take(BATCH_MAX) {
-                let (key, value) = entry?;
-                let decided = take_decided(&value).map_err(io::Error::other)?;
-                if let Some(request_id) = &decided.request_id {
-                    let request = request_key(&decided.producer_group, request_id);
-                    // By now it may have brought another one.
-                    if self.tree.get(&request)?.as_deref() == key.get(1..) {
-                        batch.remove(request);
-                    }
-                }
-                batch.remove(key);
-            }
-            self.tree.apply_batch(batch)?;
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        let Some(through) = self.unsynced.take() else { return Ok(()) };
-        self.tree.flush()?;
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                File::open(entry.path())?.sync_data()?;
-            }
-        }
-        self.through.store(through, Ordering::Release);
-        Ok(())
-    }
-}
-
-const MARK: &[u8] = b"m";
+const MARK: &[u8] = b"n";
 const FLOOR: &[u8] = b"f";
-
-fn put(batch: &mut sled::Batch, decided: &Decided) {
-    batch.insert(transaction_key(decided.id), put_decided(&decided.transaction));
-    if let Some(request_id) = &decided.transaction.request_id {
-        let key = request_key(&decided.transaction.producer_group, request_id);
-        batch.insert(key, decided.id.as_u128().to_be_bytes().to_vec());
-    }
-}
-
-fn id_of(key: &[u8]) -> Option<TransactionId> {
-    let id = key.strip_prefix(b"t")?.try_into().ok()?;
-    Some(TransactionId::from_u128(u128::from_be_bytes(id)))
-}
-
-fn transaction_key(id: TransactionId) -> Vec<u8> {
-    [b"t", &id.as_u128().to_be_bytes()[..]].concat()
-}
 
 fn request_key(group: &ProducerGroup, request_id: &RequestId) -> Vec<u8> {
     [b"r", group.as_str().as_bytes(), &[0], request_id.as_str().as_bytes()].concat()
@@ -428,13 +303,6 @@ fn failed(error: &dyn std::fmt::Display) -> Unavailable {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_keep_the_order_of_ids() {
-        let keys: Vec<_> =
-            [0, 1, 255, 256, u128::MAX].map(|id| transaction_key(TransactionId::from_u128(id))).into();
-        assert!(keys.is_sorted());
-    }
 
     #[test]
     fn a_mark_survives_its_bytes() {

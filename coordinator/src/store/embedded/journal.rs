@@ -18,6 +18,7 @@
 
 mod frame;
 mod high_water;
+mod read;
 mod recovery;
 pub mod repair;
 mod segment;
@@ -27,6 +28,7 @@ use std::io;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 
+pub use read::{read, read_all};
 pub use recovery::{Beginning, Damage, OpenError, Reader, Recovered};
 pub use segment::Anchor;
 
@@ -270,8 +272,9 @@ impl Journal {
             self.roll(records.len() as u64, salt)?;
         }
         let frame = Frame { sequence: self.sequence, address: self.tail };
-        let bytes = frame.encode(self.current.salt(), records);
-        self.current.write(&bytes, self.tail).map_err(AppendError::Failed)?;
+        let head = frame.head(self.current.salt(), records);
+        self.current.write(&head, self.tail).map_err(AppendError::Failed)?;
+        self.current.write(records, self.tail + HEAD_BYTES as u64).map_err(AppendError::Failed)?;
         self.current.sync().map_err(AppendError::Failed)?;
         self.tail += needed;
         self.high_water.raise(self.sequence, self.tail);
@@ -306,18 +309,4 @@ pub enum AppendError {
     /// What is on disk is unknown.
     #[error("{0}")]
     Failed(io::Error),
-}
-
-/// Reads the bytes of an extent.
-///
-/// # Errors
-/// Of the operating system, and `NotFound` for an address that no segment has.
-pub fn read(segments: &Segments, position: u64, length: u32) -> io::Result<Vec<u8>> {
-    let segment = {
-        let segments = segments.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        segments.range(..=position).next_back().map(|(_, segment)| Arc::clone(segment))
-    };
-    let mut bytes = vec![0; length as usize];
-    segment.ok_or(io::ErrorKind::NotFound)?.read(&mut bytes, position)?;
-    Ok(bytes)
 }

@@ -15,6 +15,7 @@
 mod field;
 mod image;
 
+use bytes::Bytes;
 use halfmq_core::{
     CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, Event, Extent, InDoubtPolicy, Message,
     Page, Prepared, RetryPolicy, Sent, TxMessage, Verdict,
@@ -25,7 +26,7 @@ use field::Field;
 /// Bytes that are no record, although their checksum is right: they were written by a newer version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the record cannot be read ({0}); it may have been written by a newer version")]
-pub struct Malformed(&'static str);
+pub struct Malformed(pub(super) &'static str);
 
 /// Collects records, and remembers where messages are.
 #[derive(Debug, Default)]
@@ -63,15 +64,16 @@ pub struct Reader<'a> {
     bytes: &'a [u8],
     position: u64,
     extents: Vec<Extent>,
-    /// Rules never look into bodies: a replay leaves them where they are.
-    with_bodies: bool,
+    /// What the bytes are of, when bodies and checksums matter. Rules never look into bodies: a replay
+    /// leaves them where they are, and has checked the whole frame already.
+    whole: Option<&'a Bytes>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads events whose first byte is at `position`; bodies come out empty.
     #[must_use]
     pub fn events(bytes: &'a [u8], position: u64) -> Self {
-        Self { bytes, position, extents: Vec::new(), with_bodies: false }
+        Self { bytes, position, extents: Vec::new(), whole: None }
     }
 
     /// The next event and the extents of its messages; `None` at the end.
@@ -94,12 +96,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads one message back from the bytes of its extent.
+/// Reads one message back from the bytes of its extent. Its body is a part of them, not a copy.
 ///
 /// # Errors
 /// [`Malformed`], also when the checksum does not match.
-pub fn message(bytes: &[u8]) -> Result<Message, Malformed> {
-    let mut reader = Reader { bytes, position: 0, extents: Vec::new(), with_bodies: true };
+pub fn message(bytes: &Bytes) -> Result<Message, Malformed> {
+    let mut reader = Reader { bytes, position: 0, extents: Vec::new(), whole: Some(bytes) };
     Message::take(&mut reader)
 }
 
@@ -107,17 +109,16 @@ pub fn message(bytes: &[u8]) -> Result<Message, Malformed> {
 ///
 /// # Errors
 /// [`Malformed`], also when the checksum does not match.
-pub fn page(bytes: &[u8]) -> Result<Page, Malformed> {
-    let mut reader = Reader { bytes, position: 0, extents: Vec::new(), with_bodies: true };
+pub fn page(bytes: &Bytes) -> Result<Page, Malformed> {
+    let mut reader = Reader { bytes, position: 0, extents: Vec::new(), whole: Some(bytes) };
     Page::take(&mut reader)
 }
 
-/// A decided transaction, as the index keeps it.
-#[must_use]
-pub fn put_decided(decided: &DecidedTransaction) -> Vec<u8> {
-    let mut out = Writer::default();
-    decided.put(&mut out);
-    out.bytes
+/// Writes a decided transaction as the index keeps it, behind what is there.
+pub fn put_decided(decided: &DecidedTransaction, out: &mut Vec<u8>) {
+    let mut writer = Writer { bytes: std::mem::take(out), ..Writer::default() };
+    decided.put(&mut writer);
+    *out = writer.bytes;
 }
 
 /// Reads what [`put_decided`] wrote.

@@ -64,7 +64,7 @@ impl Store for Embedded {
                 views.push(match view {
                     Err(missing) => Err(missing),
                     Ok(view) => {
-                        let messages = Self::messages(&segments, &view.contents)?;
+                        let messages = Self::messages(&segments, &view.contents).collect::<Result<_, _>>()?;
                         Ok((view, messages))
                     }
                 });
@@ -102,7 +102,7 @@ impl Store for Embedded {
             let (questions, next) = turn.await?;
             let mut claimed = Claimed { questions: Vec::with_capacity(questions.len()), next };
             for question in questions {
-                match Self::messages(&segments, &question.contents) {
+                match Self::messages(&segments, &question.contents).collect() {
                     Ok(messages) => claimed.questions.push((question, messages)),
                     // It comes again when the claim is over; the others must not wait for it.
                     Err(error) => tracing::error!(%error, transaction = %question.transaction, "not asked"),
@@ -361,10 +361,12 @@ fn read_deliveries(
     segments: &Segments,
     deliveries: Vec<Delivery>,
 ) -> Result<Vec<(Delivery, Message)>, Unavailable> {
+    let extents: Vec<_> = deliveries.iter().map(|delivery| delivery.content).collect();
+    let messages = Embedded::messages(segments, &extents);
     let mut read = Vec::with_capacity(deliveries.len());
     let mut damaged = None;
-    for delivery in deliveries {
-        match Embedded::message(segments, delivery.content) {
+    for (delivery, message) in deliveries.into_iter().zip(messages) {
+        match message {
             Ok(message) => read.push((delivery, message)),
             Err(error) => {
                 tracing::error!(%error, place = %delivery.place, "a message cannot be delivered");

@@ -23,20 +23,20 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn encode(self, salt: u64, records: &[u8]) -> Vec<u8> {
+    /// What stands before these records on disk. They are not copied behind it: a group may be large.
+    pub(super) fn head(self, salt: u64, records: &[u8]) -> [u8; HEAD_BYTES] {
         let length = u32::try_from(records.len()).expect("a group is cut far below 4 GiB");
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + records.len());
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&self.sequence.to_le_bytes());
-        bytes.extend_from_slice(&self.address.to_le_bytes());
-        bytes.extend_from_slice(records);
-        let (head, rest) = bytes.split_at_mut(8);
-        let (_, crc) = head.split_at_mut(4);
-        crc.copy_from_slice(&sum(salt, rest).to_le_bytes());
-        bytes
+        let mut head = [0; HEAD_BYTES];
+        let (start, summed) = head.split_at_mut(8);
+        let fields = length.to_le_bytes().into_iter().chain([0; 4]);
+        let fields = fields.chain(self.sequence.to_le_bytes()).chain(self.address.to_le_bytes());
+        summed.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+        let crc = sum(salt, summed, records);
+        start
+            .iter_mut()
+            .zip(MAGIC.into_iter().chain(crc.to_le_bytes()))
+            .for_each(|(byte, field)| *byte = field);
+        head
     }
 
     /// The frame at the beginning of `bytes`, with its records; `None` if there is none.
@@ -51,8 +51,7 @@ impl Frame {
         let sequence = u64::from_le_bytes(field(16..24)?.try_into().ok()?);
         let address = u64::from_le_bytes(field(24..32)?.try_into().ok()?);
         let records = rest.get(..length)?;
-        let summed = bytes.get(8..HEAD_BYTES + length)?;
-        (sum(salt, summed) == crc).then_some((Self { sequence, address }, records))
+        (sum(salt, field(8..HEAD_BYTES)?, records) == crc).then_some((Self { sequence, address }, records))
     }
 
     /// Places in `bytes` where a frame may begin.
@@ -61,10 +60,11 @@ impl Frame {
     }
 }
 
-fn sum(salt: u64, bytes: &[u8]) -> u32 {
+fn sum(salt: u64, fields: &[u8], records: &[u8]) -> u32 {
     let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
     digest.update(&salt.to_le_bytes());
-    digest.update(bytes);
+    digest.update(fields);
+    digest.update(records);
     u32::try_from(digest.finalize()).expect("a CRC-32 has 32 bits")
 }
 
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_frame_is_what_was_written_or_nothing() {
         let frame = Frame { sequence: 7, address: 4_096 };
-        let bytes = frame.encode(99, b"records");
+        let bytes = [&frame.head(99, b"records")[..], b"records"].concat();
         assert_eq!(Frame::decode(99, &bytes), Some((frame, &b"records"[..])));
         assert_eq!(Frame::decode(98, &bytes), None, "another segment's salt");
         for at in 0..bytes.len() {

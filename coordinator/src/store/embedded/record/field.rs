@@ -270,16 +270,16 @@ pub(super) fn take_summed<T>(
     let bytes = input.bytes(length as usize)?;
     input.extents.push(Extent { position, length: length + SUM_HEAD as u32 });
     // A replay has checked the whole frame already.
-    if input.with_bodies && crc32c(bytes) != crc {
+    if input.whole.is_some() && crc32c(bytes) != crc {
         return Err(Malformed(mismatch));
     }
-    take(&mut Reader { bytes, position: 0, extents: Vec::new(), with_bodies: input.with_bodies })
+    take(&mut Reader { bytes, position: 0, extents: Vec::new(), whole: input.whole })
 }
 
 fn take_body(input: &mut Reader<'_>) -> Result<Bytes, Malformed> {
     let length = usize::take(input)?;
     let body = input.bytes(length)?;
-    Ok(if input.with_bodies { Bytes::copy_from_slice(body) } else { Bytes::new() })
+    Ok(input.whole.map_or_else(Bytes::new, |whole| whole.slice_ref(body)))
 }
 
 fn put_bytes(bytes: &[u8], out: &mut Writer) {
