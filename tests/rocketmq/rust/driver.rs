@@ -58,11 +58,14 @@ fn message(command: &Value, transactional: bool) -> Result<impl Message + use<>,
         None => text(command, "body").as_bytes().to_vec(),
     };
     let topic = text(command, "topic");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+    let now =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
     let mut builder = match (transactional, command["group"].as_str(), command["delay_ms"].as_u64()) {
         (true, ..) => MessageBuilder::transaction_message_builder(topic, body),
         (_, Some(group), _) => MessageBuilder::fifo_message_builder(topic, body, group),
-        (_, None, Some(delay)) => MessageBuilder::delay_message_builder(topic, body, ((now + delay) / 1000 + 1) as i64),
+        (_, None, Some(delay)) => {
+            MessageBuilder::delay_message_builder(topic, body, ((now + delay) / 1000 + 1) as i64)
+        }
         (_, None, None) => MessageBuilder::builder().set_topic(topic).set_body(body),
     };
     if let Some(tag) = command["tag"].as_str() {
@@ -72,7 +75,8 @@ fn message(command: &Value, transactional: bool) -> Result<impl Message + use<>,
         builder = builder.set_keys(keys.iter().filter_map(Value::as_str).collect());
     }
     if let Some(properties) = command["properties"].as_object() {
-        let pair = |(name, value): (&String, &Value)| (name.clone(), value.as_str().unwrap_or_default().to_owned());
+        let pair =
+            |(name, value): (&String, &Value)| (name.clone(), value.as_str().unwrap_or_default().to_owned());
         builder = builder.set_properties(properties.iter().map(pair).collect::<HashMap<_, _>>());
     }
     builder.build()
@@ -112,7 +116,8 @@ impl Driver {
             }
             "half" => self.half(command).await,
             "end" => {
-                let end = self.transactions.remove(text(command, "tx")).ok_or("the library ends it only once")?;
+                let end =
+                    self.transactions.remove(text(command, "tx")).ok_or("the library ends it only once")?;
                 end(text(command, "resolution") == "COMMIT").await?;
                 Ok(json!({}))
             }
@@ -139,7 +144,8 @@ impl Driver {
 
     async fn producer(&mut self, command: &Value) -> Result<Value, Failure> {
         let mut producer = ProducerOption::default();
-        let topics: Vec<&str> = command["topics"].as_array().ok_or("topics")?.iter().filter_map(Value::as_str).collect();
+        let topics: Vec<&str> =
+            command["topics"].as_array().ok_or("topics")?.iter().filter_map(Value::as_str).collect();
         producer.set_topics(topics);
         let answer = Arc::clone(&self.answer);
         let check = move |_, view: MessageView| {
@@ -171,7 +177,9 @@ impl Driver {
             "transaction_id": transaction.transaction_id(),
         });
         let end: End = Box::new(|commit| {
-            Box::pin(async move { if commit { transaction.commit().await } else { transaction.rollback().await } })
+            Box::pin(
+                async move { if commit { transaction.commit().await } else { transaction.rollback().await } },
+            )
         });
         self.transactions.insert(token, end);
         Ok(answer)
