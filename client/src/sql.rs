@@ -16,7 +16,7 @@ mod table;
 mod transaction_log;
 
 pub use dialect::{Dialect, Value};
-pub use inbox::{Arrival, Idempotent, Inbox, PruneError, SqlHandler};
+pub use inbox::{Arrival, BoxedWork, Idempotent, Inbox, PruneError, SqlHandler};
 pub use outbox::{
     Outbox, OutboxBacklog, OutboxId, OutboxOptions, Quarantined, Relay, RelayHandle, RelayOptions,
 };

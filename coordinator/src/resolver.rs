@@ -24,7 +24,7 @@ use sqlx::{Connection, MySql, Postgres, Sqlite};
 use tokio::task::JoinSet;
 
 use crate::checker::{Asked, Checker};
-use crate::store::CheckAnswer;
+use crate::service::CheckAnswer;
 
 /// Questions of one round trip.
 const BATCH_MAX: usize = 500;

@@ -59,7 +59,7 @@ async fn prepare<DB: TestDatabase>(pool: &Pool<DB>, client: &Client) -> (Inbox<D
     let inbox = Inbox::<DB>::new(GROUP);
     inbox.migrate(pool).await.expect("it migrates");
     DB::setup(pool, &["CREATE TABLE effects (message_id VARCHAR(100) NOT NULL)"]).await;
-    let handler = inbox.handler(client, pool, Effect);
+    let handler = inbox.wrap(client, pool, Effect);
     (inbox, handler)
 }
 

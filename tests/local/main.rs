@@ -4,6 +4,7 @@
 //! where everything must run (`CI=true`).
 
 mod audit;
+mod chaos;
 mod continuity;
 mod database;
 mod flow;

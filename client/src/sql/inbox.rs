@@ -16,7 +16,7 @@ mod prune;
 
 use sqlx::{Pool, Transaction};
 
-pub use handler::{Idempotent, SqlHandler};
+pub use handler::{BoxedWork, Idempotent, SqlHandler};
 pub use prune::PruneError;
 
 use super::dialect::{Dialect, Value};

@@ -44,7 +44,7 @@ where
 }
 
 /// The future of a closure that works in a transaction.
-type BoxedWork<'a> = Pin<Box<dyn Future<Output = Result<(), RetryLater>> + Send + 'a>>;
+pub type BoxedWork<'a> = Pin<Box<dyn Future<Output = Result<(), RetryLater>> + Send + 'a>>;
 
 /// A [`Handler`] that runs a [`SqlHandler`] once for each message. Made by [`Inbox::handler`].
 pub struct Idempotent<DB: Dialect, H> {
@@ -79,12 +79,18 @@ impl<DB: Dialect> Inbox<DB> {
     /// }
     /// # }
     /// ```
-    pub fn handler<H: SqlHandler<DB>>(
-        &self,
-        client: &Client,
-        pool: &Pool<DB>,
-        handler: H,
-    ) -> Idempotent<DB, H> {
+    pub fn handler<F>(&self, client: &Client, pool: &Pool<DB>, effect: F) -> Idempotent<DB, F>
+    where
+        F: for<'a> Fn(&'a mut Transaction<'static, DB>, &'a Delivery) -> BoxedWork<'a>
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.wrap(client, pool, effect)
+    }
+
+    /// The same for a type that is a [`SqlHandler`].
+    pub fn wrap<H: SqlHandler<DB>>(&self, client: &Client, pool: &Pool<DB>, handler: H) -> Idempotent<DB, H> {
         Idempotent { inbox: self.clone(), client: client.clone(), pool: pool.clone(), handler }
     }
 }
