@@ -9,19 +9,21 @@ use halfmq_core::{
     Release, RetryPolicy, Sent, TagFilter, Timestamp, TransactionId, TxMessage, Verdict, Visibility,
 };
 
-/// Written by the version that first stored records like these. It must never change.
+/// Written by the version that first stored records like these. They must never change.
 const SAMPLE: &str = include_str!("samples/records-v1.hex");
+const SAMPLE_OF_A_RECALL: &str = include_str!("samples/recalled-v1.hex");
 
 #[test]
 fn every_record_comes_back_as_it_was() {
     let mut writer = Writer::default();
     writer.reset(1_000);
     let mut extents = Vec::new();
-    for event in events() {
+    let all = || events().into_iter().chain([recalled()]);
+    for event in all() {
         extents.push(writer.event(&event));
     }
     let mut reader = Reader::events(writer.bytes(), 1_000);
-    for (event, extents) in events().into_iter().zip(extents) {
+    for (event, extents) in all().zip(extents) {
         let (read, found) = reader.event().expect("it is readable").expect("there is one more");
         assert_eq!(read, without_bodies(event));
         assert_eq!(found, extents);
@@ -50,16 +52,18 @@ fn message_is_read_back_alone_and_its_damage_is_noticed() {
 
 #[test]
 fn stored_sample_stays_readable() {
-    let digits: Vec<u8> = SAMPLE.bytes().filter(u8::is_ascii_hexdigit).collect();
-    let byte =
-        |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");
-    let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
-    let mut reader = Reader::events(&bytes, 0);
-    for event in events() {
-        let (read, _) = reader.event().expect("it is readable").expect("there is one more");
-        assert_eq!(read, without_bodies(event));
+    for (sample, events) in [(SAMPLE, events()), (SAMPLE_OF_A_RECALL, vec![recalled()])] {
+        let digits: Vec<u8> = sample.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte =
+            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");
+        let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
+        let mut reader = Reader::events(&bytes, 0);
+        for event in events {
+            let (read, _) = reader.event().expect("it is readable").expect("there is one more");
+            assert_eq!(read, without_bodies(event));
+        }
+        assert_eq!(reader.event(), Ok(None));
     }
-    assert_eq!(reader.event(), Ok(None));
 }
 
 #[test]
@@ -151,6 +155,11 @@ fn events() -> Vec<Event> {
         Event::DeadLettersPurged { group: group(), numbers: vec![9, 10] },
         Event::Trimmed { topic: topic(), queue: 1, base: 1 << 40 },
     ]
+}
+
+fn recalled() -> Event {
+    let due = Timestamp::from_micros(1_700_000_000_123_456);
+    Event::Recalled { transaction: TransactionId::from_u128(2), index: 1, due }
 }
 
 fn prepared() -> Event {

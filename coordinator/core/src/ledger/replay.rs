@@ -87,11 +87,7 @@ impl Ledger {
                 numbers.iter().for_each(|number| drop(group.dead.remove(number)));
                 Ok(())
             }
-            Event::Trimmed { topic, queue, base } => {
-                let topic = self.topics.get_mut(&topic).ok_or(Inconsistency("topic"))?;
-                topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
-                Ok(())
-            }
+            Event::Trimmed { topic, queue, base } => self.trimmed(&topic, queue, base),
         }
     }
 
@@ -373,6 +369,12 @@ impl Ledger {
             let place = dead.ok_or(Inconsistency("a replay of nothing"))?.place;
             self.cursor(group, &place.topic, place.queue)?.revive(place.offset, at);
         }
+        Ok(())
+    }
+
+    fn trimmed(&mut self, topic: &TopicName, queue: u32, base: u64) -> Applied {
+        let topic = self.topics.get_mut(topic).ok_or(Inconsistency("topic"))?;
+        topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
         Ok(())
     }
 
