@@ -110,11 +110,7 @@ pub async fn run(
         clock,
         Arc::clone(&checker),
         arrivals,
-        ServiceSettings {
-            create_topics: settings.creates_topics(),
-            topic_queues: settings.topic_queues,
-            policy: policy(&settings),
-        },
+        service_settings(&settings),
         stopped.clone(),
     );
     let service = Arc::new(service);
@@ -141,9 +137,7 @@ pub async fn run(
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_routes(
-                halfmq::routes(Arc::clone(&service)).add_service(rocketmq::messaging(service, rocketmq)),
-            )
+            .add_routes(doors(service, rocketmq))
             .serve_with_incoming_shutdown(listener::incoming(grpc, tls), until_stopped()),
     );
 
@@ -248,6 +242,19 @@ fn resolver(settings: &Settings, checker: &Arc<Checker>) -> Result<Resolver, Err
 #[cfg(not(feature = "resolver"))]
 fn resolver(_settings: &Settings, _checker: &Arc<Checker>) -> Result<Option<Infallible>, Error> {
     Ok(None)
+}
+
+/// All gRPC services, on one port.
+fn doors(service: Arc<Service>, rocketmq: RocketmqSettings) -> tonic::service::Routes {
+    halfmq::routes(Arc::clone(&service)).add_service(rocketmq::messaging(service, rocketmq))
+}
+
+fn service_settings(settings: &Settings) -> ServiceSettings {
+    ServiceSettings {
+        create_topics: settings.creates_topics(),
+        topic_queues: settings.topic_queues,
+        policy: policy(settings),
+    }
 }
 
 fn policy(settings: &Settings) -> CheckPolicy {

@@ -19,6 +19,7 @@ pub mod v1 {
     missing_docs,
     unused_qualifications,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     clippy::too_many_lines,
     reason = "generated; the .proto files are its documentation"
 )]

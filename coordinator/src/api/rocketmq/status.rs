@@ -142,3 +142,49 @@ fn rejected(rejection: &Rejection) -> Code {
         | Rejection::CallbackNotAllowed { .. } => Code::BadRequest,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use halfmq_core::{DecidedBy, Decision, Timestamp, TransactionId, Verdict};
+
+    use super::*;
+
+    #[test]
+    fn refusals_have_codes_that_every_library_knows() {
+        let name = |what| Rejection::IllegalName { what, name: "x".into(), why: "" };
+        let invalid = |what| Rejection::Invalid { what, why: String::new() };
+        let large = |what| Rejection::TooLarge { what, bytes: 2, bytes_max: 1 };
+        let (decision, by, at) = (Decision::Commit, DecidedBy::Call, Timestamp::ZERO);
+        let stands = Verdict { decision, by, at, reason: String::new() };
+        let id = TransactionId::from_u128(1);
+        let unknown_topic = Rejection::UnknownTopic("x".parse().expect("a legal name"));
+        let unknown_group = Rejection::UnknownGroup("x".parse().expect("a legal name"));
+        let reused = Rejection::RequestIdReused("x".parse().expect("a legal id"));
+        for (rejection, expected) in [
+            (name("topic"), 40_002),
+            (name("consumer group"), 40_003),
+            (name("tag"), 40_004),
+            (name("message group"), 40_006),
+            (invalid("transaction id"), 40_008),
+            (Rejection::UnknownTransaction(id), 40_008),
+            (Rejection::DecisionConflict { transaction: id, stands, asked: Decision::Commit }, 40_008),
+            (reused, 40_009),
+            (invalid("invisible duration"), 40_011),
+            (invalid("delay"), 40_012),
+            (invalid("receipt handle"), 40_013),
+            (Rejection::ReceiptExpired, 40_013),
+            (invalid("recall handle"), 40_401),
+            (unknown_topic, 40_402),
+            (unknown_group, 40_403),
+            (large("transaction"), 41_300),
+            (large("body"), 41_301),
+            (large("keys and headers"), 43_101),
+            (Rejection::LimitReached { what: "topics", max: 1, then: "" }, 42_900),
+            (invalid("anything else"), 40_000),
+        ] {
+            assert_eq!(i32::from(rejected(&rejection)), expected, "{rejection}");
+        }
+        assert_eq!(code(&Unavailable::Full.into()), Code::TooManyRequests);
+        assert_eq!(code(&Unavailable::Stopping.into()), Code::InternalServerError);
+    }
+}
