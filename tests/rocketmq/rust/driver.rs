@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rocketmq::conf::{ClientOption, ProducerOption, SimpleConsumerOption};
 use rocketmq::error::ClientError;
@@ -58,8 +58,7 @@ fn message(command: &Value, transactional: bool) -> Result<impl Message + use<>,
         None => text(command, "body").as_bytes().to_vec(),
     };
     let topic = text(command, "topic");
-    let now =
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+    let now = (time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000) as u64;
     let mut builder = match (transactional, command["group"].as_str(), command["delay_ms"].as_u64()) {
         (true, ..) => MessageBuilder::transaction_message_builder(topic, body),
         (_, Some(group), _) => MessageBuilder::fifo_message_builder(topic, body, group),
