@@ -23,10 +23,7 @@ impl Ledger {
     /// [`Inconsistency`] if it does not fit; the ledger must not be used any further.
     pub fn apply(&mut self, event: Event, extents: &[Extent]) -> Applied {
         match event {
-            Event::TopicCreated { topic, queues } => {
-                self.topics.insert(topic, Topic::new(queues));
-                Ok(())
-            }
+            Event::TopicCreated { topic, queues } => self.topic_created(topic, queues),
             Event::TopicDeleted { topic } => self.topic_deleted(&topic),
             Event::GroupConfigured { group, retry } => self.group_configured(group, retry),
             Event::Subscribed { group, topic, filter, floors } => {
@@ -124,6 +121,11 @@ impl Ledger {
     fn trimmed(&mut self, topic: &TopicName, queue: u32, base: u64) -> Applied {
         let topic = self.topics.get_mut(topic).ok_or(Inconsistency("topic"))?;
         topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
+        Ok(())
+    }
+
+    fn topic_created(&mut self, topic: TopicName, queues: u32) -> Applied {
+        self.topics.insert(topic, Topic::new(queues));
         Ok(())
     }
 
