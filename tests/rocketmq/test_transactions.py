@@ -103,6 +103,28 @@ def test_decision_reaches_a_coordinator_that_was_killed_meanwhile(own_server, ow
     assert message["body"] == "survivor"
 
 
+@pytest.mark.languages("java", "node", "python")
+def test_producer_hears_checks_again_after_the_coordinator_was_killed(own_server, own_driver, language):
+    """Two libraries come back by themselves; Python's does because its next route tells it to."""
+    server, topic = own_server(), fresh("heard")
+    driver = own_driver(language)
+    body = fresh("pending")
+    producer = Producer(driver, server, topic)
+    server.kill()
+    server.start()
+    eventually(lambda: sent_again(producer, body), "a half message")
+    driver.event("check", body, patience_s=100)
+    (message,) = Reader(driver, server, topic).take(1)
+    assert message["body"] == body
+
+
+def sent_again(producer, body):
+    try:
+        return producer.half(body)
+    except Refused:
+        return None
+
+
 def test_producer_that_is_out_of_reach_costs_no_check(own_server, own_driver, language):
     """After a restart some libraries do not listen for minutes, one never: their checks wait, uncounted."""
     server, topic = own_server(), fresh("blind")
