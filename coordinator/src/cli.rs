@@ -82,9 +82,11 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, output: Output) -> Result<(), Failure> {
     let mut runtime = match command {
-        Command::Serve(_) | Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        // Takes as little as it can from the server beside it: threads of its own only wake each other.
+        Command::Bench(_)
         // One call after the other: threads would only cost start-up time.
-        Command::Topic(_)
+        | Command::Topic(_)
         | Command::Group(_)
         | Command::Send(_)
         | Command::Receive(_)

@@ -4,12 +4,12 @@
 mod admin;
 mod checks;
 mod consume;
-mod from_wire;
+pub mod from_wire;
 mod produce;
 mod queues;
 mod status;
 mod streams;
-mod to_wire;
+pub mod to_wire;
 mod transactions;
 
 use std::sync::Arc;

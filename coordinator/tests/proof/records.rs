@@ -12,8 +12,10 @@ use halfmq_core::{
     TagFilter, Timestamp, TopicName, TransactionId, TxMessage, Verdict, Visibility,
 };
 
+type Events = fn() -> Vec<Event>;
+
 /// Written by the versions that first stored records like these. They must never change.
-const SAMPLES: [(&str, fn() -> Vec<Event>); 2] =
+const SAMPLES: [(&str, Events); 2] =
     [(include_str!("samples/records-v1.hex"), events), (include_str!("samples/images-v1.hex"), images)];
 
 #[test]

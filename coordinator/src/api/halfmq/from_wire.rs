@@ -15,7 +15,11 @@ use crate::service::Replacement;
 const DEFAULT_PRODUCER_GROUP: &str = "default";
 const DEFAULT_INVISIBLE: Duration = Duration::from_secs(30);
 
-pub(super) fn prepare(request: v1::PrepareRequest, default: &CheckPolicy) -> Result<Prepare, Rejection> {
+/// A prepare; what it does not say about checks is as in the default.
+///
+/// # Errors
+/// [`Rejection`].
+pub fn prepare(request: v1::PrepareRequest, default: &CheckPolicy) -> Result<Prepare, Rejection> {
     let check = request.check.unwrap_or_default();
     Ok(Prepare {
         producer_group: request.producer_group.parse()?,

@@ -116,7 +116,9 @@ pub(super) fn transaction(described: Described, with_messages: bool) -> v1::Tran
     }
 }
 
-pub(super) fn delivery(delivery: Delivery, content: Message) -> v1::Delivery {
+/// A delivery with its content.
+#[must_use]
+pub fn delivery(delivery: Delivery, content: Message) -> v1::Delivery {
     v1::Delivery {
         message_id: delivery.id.to_string(),
         message: Some(message(content)),

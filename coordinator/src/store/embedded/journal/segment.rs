@@ -76,7 +76,6 @@ impl Blank {
             disk.remove(&name(number))?;
             return Err(error);
         }
-        file.sync()?;
         disk.sync_directory()?;
         Ok(Self { file, number, length, salt })
     }
@@ -85,7 +84,6 @@ impl Blank {
     pub(super) fn grow(&mut self, length: u64) -> io::Result<()> {
         if length > self.length {
             fill_with_zeros(&*self.file, self.length, length)?;
-            self.file.sync()?;
             self.length = length;
         }
         Ok(())
@@ -182,10 +180,20 @@ impl Segment {
         self.file.read_at(buffer, self.offset(address))
     }
 
-    /// Everything behind the head.
+    /// Everything behind the head. What is zero on disk is not touched in memory: a segment is mostly
+    /// that when a store is new, and what was touched once stays with the process for a while.
     pub(super) fn read_all(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(self.length.saturating_sub(HEAD_BYTES)).unwrap_or(0)];
-        self.file.read_at(&mut bytes, HEAD_BYTES)?;
+        let (mut piece, zeros) = (vec![0; ZEROS], vec![0; ZEROS]);
+        let mut at = HEAD_BYTES;
+        for place in bytes.chunks_mut(ZEROS) {
+            let (piece, _) = piece.split_at_mut(place.len());
+            self.file.read_at(piece, at)?;
+            if zeros.get(..place.len()) != Some(&*piece) {
+                place.copy_from_slice(piece);
+            }
+            at += place.len() as u64;
+        }
         Ok(bytes)
     }
 
@@ -196,8 +204,7 @@ impl Segment {
     /// Zeros, durable when it returns. `offset` is in the file.
     pub(super) fn clear(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let end = self.length.min(offset.saturating_add(bytes));
-        fill_with_zeros(&*self.file, offset, end)?;
-        self.file.sync()
+        fill_with_zeros(&*self.file, offset, end)
     }
 
     /// Makes durable what may only be in memory: the head, and the frame between these addresses.
@@ -229,12 +236,15 @@ impl Segment {
     }
 }
 
+/// Zeros, durable when it returns. Synced piece by piece: a whole segment at once would hold up the syncs of
+/// the journal behind it.
 fn fill_with_zeros(file: &dyn DiskFile, from: u64, end: u64) -> io::Result<()> {
     let zeros = vec![0; ZEROS];
     let mut at = from;
     while at < end {
         let step = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
         file.write_at(zeros.get(..step).unwrap_or(&zeros), at)?;
+        file.sync()?;
         at += step as u64;
     }
     Ok(())
