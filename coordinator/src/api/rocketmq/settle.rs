@@ -3,7 +3,7 @@
 use halfmq_core::{ConsumerGroup, Rejection, TopicName};
 use halfmq_proto::rocketmq as v2;
 use tonic::Request;
-use v2::{ClientType, Code, Language};
+use v2::{ClientType, Code};
 
 use super::clients::Client;
 use super::status::{Refusal, ok};
@@ -77,10 +77,9 @@ impl Door {
         let client = self.clients.find(&caller.client);
         let changed = match client.as_deref().map(Client::kind) {
             Some(ClientType::PushConsumer) => {
-                // The library for Node.js takes seconds for milliseconds: the group's policy says how long.
-                let is_node = client.is_some_and(|client| client.language() == Language::NodeJs);
-                let delay = (!is_node).then_some(invisible);
-                self.service.retry_later(lease, delay, FAILED.to_owned()).await.map(drop)
+                // What it asks for follows from the policy it was told when it connected, at best: one
+                // library takes seconds for milliseconds. The group's policy of today says how long.
+                self.service.retry_later(lease, None, FAILED.to_owned()).await.map(drop)
             }
             Some(_) | None => {
                 let extended = self.service.extend(lease.clone(), invisible).await.map(drop);
