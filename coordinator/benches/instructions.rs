@@ -2,6 +2,10 @@
 
 mod parts;
 
+/// The binary's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Arguments: a part's name and how many times; none: the names. Others, such as cargo's, are passed over.
 #[expect(clippy::print_stdout, reason = "the names are what it is asked for")]
 fn main() {

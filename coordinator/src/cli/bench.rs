@@ -57,6 +57,9 @@ pub(super) struct Bench {
     /// One gRPC call for each step, instead of streams that pipeline and batch
     #[arg(long)]
     unary: bool,
+    /// Prepare without request ids: what is sent twice then counts twice
+    #[arg(long)]
+    no_request_ids: bool,
     /// Messages in one receive call, at most; streams have credit for as many as the window allows
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
     batch: u32,
@@ -124,6 +127,7 @@ impl Bench {
             producers: self.producers,
             consumers: self.consumers,
             batch: self.batch,
+            request_ids: !self.no_request_ids,
             rate: self.rate,
         }
     }

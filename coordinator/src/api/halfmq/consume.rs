@@ -33,7 +33,8 @@ pub(super) struct Consuming {
     service: Arc<Service>,
     requests: Streaming<v1::ConsumeRequest>,
     stopping: Work<Status>,
-    running: FuturesUnordered<Work<Vec<v1::ConsumeAnswer>>>,
+    running: FuturesUnordered<Work<Done>>,
+    /// Deliveries that are to be settled and are not answered yet: an operation may name many.
     in_flight: usize,
     /// What is asked for; `None` before the first message.
     receive: Option<Receive>,
@@ -42,6 +43,12 @@ pub(super) struct Consuming {
     announced: bool,
     /// Nothing more is read or leased; how the stream ends once everything is answered.
     end: Option<Result<(), Status>>,
+}
+
+/// Answers, and how many deliveries were asked about.
+struct Done {
+    answers: Vec<v1::ConsumeAnswer>,
+    weight: usize,
 }
 
 /// Where the eyes are.
@@ -87,7 +94,7 @@ impl Consuming {
             let open = self.end.is_none();
             let room = self.in_flight < IN_FLIGHT_MAX;
             tokio::select! {
-                answers = streams::next_done(&mut self.running) => return Ok(Some(self.collect(answers))),
+                done = streams::next_done(&mut self.running) => return Ok(Some(self.collect(done))),
                 seen = self.watch.seen() => if let Some(response) = self.take(seen) {
                     return Ok(Some(response));
                 },
@@ -155,13 +162,15 @@ impl Consuming {
     }
 
     /// These answers, with all others that are ready.
-    fn collect(&mut self, mut answers: Vec<v1::ConsumeAnswer>) -> v1::ConsumeResponse {
-        while answers.len() < OPERATIONS_MAX
+    fn collect(&mut self, done: Done) -> v1::ConsumeResponse {
+        let Done { mut answers, mut weight } = done;
+        while weight < OPERATIONS_MAX
             && let Some(Some(more)) = self.running.next().now_or_never()
         {
-            answers.extend(more);
+            answers.extend(more.answers);
+            weight += more.weight;
         }
-        self.in_flight -= answers.len();
+        self.in_flight -= weight;
         v1::ConsumeResponse { answers, ..v1::ConsumeResponse::default() }
     }
 
@@ -191,7 +200,6 @@ impl Consuming {
 
     fn settle(&mut self, operations: Vec<v1::ConsumeOperation>) {
         let Some(Receive { topic, group, .. }) = &self.receive else { return };
-        self.in_flight += operations.len();
         let lease = |handle| Lease { group: group.clone(), topic: topic.clone(), handle };
         let (mut acks, mut extends, mut retries) = (Vec::new(), Vec::new(), Vec::new());
         let mut refused = Vec::new();
@@ -211,20 +219,23 @@ impl Consuming {
             }
         }
         if !refused.is_empty() {
-            self.running.push(Box::pin(std::future::ready(refused)));
+            self.start(refused.len(), std::future::ready(refused));
         }
         if !acks.is_empty() {
-            let service = Arc::clone(&self.service);
-            self.running.push(Box::pin(ack(service, acks)));
+            let weight = acks.iter().map(|(_, handles, _)| weight(handles)).sum();
+            self.start(weight, ack(Arc::clone(&self.service), acks));
         }
         if !extends.is_empty() {
-            let service = Arc::clone(&self.service);
-            self.running.push(Box::pin(extend(service, extends)));
+            self.start(extends.len(), extend(Arc::clone(&self.service), extends));
         }
         if !retries.is_empty() {
-            let service = Arc::clone(&self.service);
-            self.running.push(Box::pin(retry_later(service, retries)));
+            self.start(retries.len(), retry_later(Arc::clone(&self.service), retries));
         }
+    }
+
+    fn start(&mut self, weight: usize, verb: impl Future<Output = Vec<v1::ConsumeAnswer>> + Send + 'static) {
+        self.in_flight += weight;
+        self.running.push(Box::pin(async move { Done { answers: verb.await, weight } }));
     }
 }
 
@@ -259,6 +270,11 @@ enum Settle {
     Ack(Vec<Handle>),
     Extend(ReceiptHandle, Duration),
     Retry(ReceiptHandle, Option<Duration>, String),
+}
+
+/// What an ack costs: its handles, and itself.
+fn weight(handles: &[Handle]) -> usize {
+    1 + handles.len()
 }
 
 fn parse(verb: Option<Verb>) -> Result<Settle, Rejection> {

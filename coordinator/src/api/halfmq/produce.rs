@@ -9,9 +9,10 @@
 use std::future::ready;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use halfmq_core::{Decide, Prepare, ProducerGroup, Rejection, Send};
+use halfmq_core::{Decide, Message, Prepare, ProducerGroup, Rejection, Send};
 use halfmq_proto::v1;
 use tonic::{Status, Streaming};
 use v1::produce_answer::Outcome;
@@ -23,7 +24,7 @@ use super::{from_wire, to_wire};
 use crate::clock::Clock;
 use crate::service::{Refused, Replacement, Service};
 
-/// Bytes of bodies of one stream that are not answered yet; past that it is not read. One message more may be.
+/// Bytes of contents of one stream that are not answered yet; past that it is not read. One message more may be.
 const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A stream, from its first message to its last answer.
@@ -38,7 +39,7 @@ pub(super) struct Producing {
     end: Option<Result<(), Status>>,
 }
 
-/// Answers, and how many bytes of bodies were asked about.
+/// Answers, and how many bytes of contents were asked about.
 struct Done {
     answers: Vec<v1::ProduceAnswer>,
     bytes: usize,
@@ -124,13 +125,16 @@ impl Producing {
             self.running.push(Box::pin(ready(Done { answers: refused, bytes: 0 })));
         }
         if !prepares.ids.is_empty() {
-            self.start(prepares.bytes(|prepare| &prepare.send), |service| prepare(service, prepares));
+            let bytes = prepares.items.iter().map(|prepare| content_bytes(&prepare.send)).sum();
+            self.start(bytes, |service| prepare(service, prepares));
         }
         if !decides.ids.is_empty() {
-            self.start(0, |service| decide(service, decides));
+            let bytes = decides.items.iter().map(|(_, replacements)| replaced_bytes(replacements)).sum();
+            self.start(bytes, |service| decide(service, decides));
         }
         if !sends.ids.is_empty() {
-            self.start(sends.bytes(|(_, send)| send), |service| send(service, sends));
+            let bytes = sends.items.iter().map(|(_, send)| content_bytes(send)).sum();
+            self.start(bytes, |service| send(service, sends));
         }
         Ok(())
     }
@@ -161,10 +165,20 @@ impl<T> Batch<T> {
         self.ids.push(id);
         Ok(())
     }
+}
 
-    fn bytes(&self, send: impl Fn(&T) -> &Send) -> usize {
-        self.items.iter().flat_map(|item| send(item).messages()).map(|message| message.body.len()).sum()
-    }
+fn content_bytes(send: &Send) -> usize {
+    send.messages().iter().map(Message::content_bytes).sum()
+}
+
+/// A commit may bring new bodies, as large as those of a prepare.
+fn replaced_bytes(replacements: &[Replacement]) -> usize {
+    let body = |replacement: &Replacement| replacement.body.as_ref().map_or(0, Bytes::len);
+    let headers = |replacement: &Replacement| -> usize {
+        let headers = replacement.headers.iter().flatten();
+        headers.map(|(name, value)| name.len() + value.len()).sum()
+    };
+    replacements.iter().map(|replacement| body(replacement) + headers(replacement)).sum()
 }
 
 async fn prepare(service: Arc<Service>, batch: Batch<Prepare>) -> Vec<v1::ProduceAnswer> {
@@ -202,4 +216,27 @@ fn answer_all<T>(
 
 fn refused_answer(correlation_id: u64, refused: &Refused) -> v1::ProduceAnswer {
     v1::ProduceAnswer { correlation_id, outcome: Some(Outcome::Refused(refusal(refused))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_commit_replaces_counts_as_much_as_what_a_prepare_brings() {
+        let replacement = |body: Option<&'static [u8]>, headers: &[(&str, &str)]| Replacement {
+            index: 0,
+            body: body.map(Bytes::from_static),
+            headers: (!headers.is_empty())
+                .then(|| headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()),
+        };
+        for (replacements, bytes) in [
+            (vec![], 0),
+            (vec![replacement(None, &[])], 0),
+            (vec![replacement(Some(&[0; 4_096]), &[])], 4_096),
+            (vec![replacement(Some(b"12"), &[("a", "bcd")]), replacement(None, &[("e", "f")])], 8),
+        ] {
+            assert_eq!(replaced_bytes(&replacements), bytes, "{replacements:?}");
+        }
+    }
 }

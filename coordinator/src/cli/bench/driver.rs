@@ -29,11 +29,11 @@ pub(super) enum Driver {
     Engine(Arc<InProcess>),
 }
 
-/// The end that prepares and commits; each clone is for one transaction at a time.
+/// The end that prepares and commits by calls; each clone is for one transaction at a time.
 #[derive(Clone)]
-pub(super) enum Producer {
-    Unary { calls: TransactionsClient<Channel>, topic: Arc<str> },
-    Engine(EngineDoor),
+pub(super) struct Producer {
+    calls: TransactionsClient<Channel>,
+    topic: Arc<str>,
 }
 
 /// The end that receives and acks.
@@ -86,15 +86,6 @@ impl Driver {
         }
     }
 
-    pub(super) async fn producer(&self, topic: &str) -> Result<Producer, Failure> {
-        Ok(match self {
-            Self::Streams(endpoint) | Self::Unary(endpoint) => {
-                Producer::Unary { calls: endpoint.transactions().await?, topic: topic.into() }
-            }
-            Self::Engine(engine) => Producer::Engine(EngineDoor::new(engine, topic, 1)?),
-        })
-    }
-
     pub(super) async fn consumer(&self, topic: &str, batch: u32) -> Result<Consumer, Failure> {
         Ok(match self {
             Self::Streams(endpoint) | Self::Unary(endpoint) => {
@@ -106,32 +97,27 @@ impl Driver {
 }
 
 impl Producer {
-    pub(super) async fn prepare(&mut self, body: Bytes) -> Result<Prepared, Failure> {
-        match self {
-            Self::Unary { calls, topic } => {
-                let message = Message { topic: topic.to_string(), body, ..Message::default() };
-                let request = PrepareRequest {
-                    producer_group: PRODUCER_GROUP.to_owned(),
-                    messages: vec![message],
-                    ..PrepareRequest::default()
-                };
-                let prepared = calls.prepare(request).await?.into_inner();
-                let message = prepared.message_ids.into_iter().next().unwrap_or_default();
-                Ok(Prepared { transaction: prepared.transaction_id, message })
-            }
-            Self::Engine(engine) => engine.prepare(body).await,
-        }
+    pub(super) async fn new(endpoint: &Endpoint, topic: &str) -> Result<Self, Failure> {
+        Ok(Self { calls: endpoint.transactions().await?, topic: topic.into() })
+    }
+
+    pub(super) async fn prepare(&mut self, body: Bytes, request_id: String) -> Result<Prepared, Failure> {
+        let message = Message { topic: self.topic.to_string(), body, ..Message::default() };
+        let request = PrepareRequest {
+            producer_group: PRODUCER_GROUP.to_owned(),
+            messages: vec![message],
+            request_id,
+            ..PrepareRequest::default()
+        };
+        let prepared = self.calls.prepare(request).await?.into_inner();
+        let message = prepared.message_ids.into_iter().next().unwrap_or_default();
+        Ok(Prepared { transaction: prepared.transaction_id, message })
     }
 
     pub(super) async fn commit(&mut self, transaction: String) -> Result<(), Failure> {
-        match self {
-            Self::Unary { calls, .. } => {
-                let request = CommitRequest { transaction_id: transaction, ..CommitRequest::default() };
-                calls.commit(request).await?;
-                Ok(())
-            }
-            Self::Engine(engine) => engine.commit(&transaction).await,
-        }
+        let request = CommitRequest { transaction_id: transaction, ..CommitRequest::default() };
+        self.calls.commit(request).await?;
+        Ok(())
     }
 }
 

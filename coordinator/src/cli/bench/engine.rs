@@ -1,24 +1,27 @@
 //! The embedded store by itself, through its port, beside a bare append log of the same bytes.
 
-use super::driver::{CONSUMER_GROUP, Driver, PRODUCER_GROUP, Prepared, Received, Wait};
+use super::driver::{CONSUMER_GROUP, Driver, PRODUCER_GROUP, Received, Wait};
 use super::home::Home;
-use super::load::{self, Load};
+use super::load::{self, Load, Run};
 use super::metrics::Journal;
 use super::process::Usage;
 use super::report::{Bare, Report};
 use super::{Reading, append_log};
 use crate::cli::failure::Failure;
+use crate::clock::Clock;
 use crate::store::embedded::{Embedded, EngineOptions};
 use crate::store::{Ack, Replies, Store};
 use crate::telemetry::{self, Exposition};
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use halfmq_core::{
     CheckPolicy, ConsumerGroup, Decide, DecidedBy, Decision, Message, Prepare, ProducerGroup, Receive,
-    Rejection, Send, Start, TagFilter, TopicName, Visibility,
+    Rejection, Send, Start, TagFilter, TopicName, TransactionId, Visibility,
 };
 use indicatif::ProgressBar;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// As many as a server makes by default.
@@ -38,6 +41,14 @@ pub(super) struct EngineDoor {
     producers: ProducerGroup,
     consumers: ConsumerGroup,
     batch: u32,
+}
+
+/// A batch on its way through the store.
+type Running = Pin<Box<dyn Future<Output = Result<Step, Failure>> + std::marker::Send>>;
+
+enum Step {
+    Prepared(Vec<TransactionId>),
+    Committed(usize),
 }
 
 /// Runs the load on a store of its own, then the same groups through a bare log.
@@ -90,7 +101,7 @@ impl EngineDoor {
         })
     }
 
-    pub(super) async fn prepare(&self, body: Bytes) -> Result<Prepared, Failure> {
+    fn prepare(&self, body: Bytes, request_id: &str) -> Result<Prepare, Failure> {
         let message = Message {
             topic: self.topic.clone(),
             body,
@@ -100,29 +111,87 @@ impl EngineDoor {
             message_group: None,
             visibility: Visibility::AtOnce,
         };
-        let prepare = Prepare {
+        let request_id = if request_id.is_empty() { None } else { Some(request_id.parse().map_err(bench)?) };
+        Ok(Prepare {
             producer_group: self.producers.clone(),
             instance: None,
             callback: None,
             policy: CheckPolicy::default(),
-            send: Send::new(None, vec![message]).map_err(bench)?,
-        };
-        let accepted = one(self.engine.store.prepare(vec![prepare])).await?;
-        let message = accepted.message_ids.first().map(ToString::to_string).unwrap_or_default();
-        Ok(Prepared { transaction: accepted.transaction.to_string(), message })
+            send: Send::new(request_id, vec![message]).map_err(bench)?,
+        })
     }
 
-    pub(super) async fn commit(&self, transaction: &str) -> Result<(), Failure> {
-        let decide = Decide {
-            transaction: transaction.parse().map_err(bench)?,
+    /// Prepares and commits with at most so many transactions at once, in batches of what is ready, as a
+    /// stream would hand them to the store.
+    pub(super) async fn produce(self, run: Arc<Run>, in_flight_max: usize) -> Result<(), Failure> {
+        let mut running = FuturesUnordered::new();
+        let (mut in_flight, mut more) = (0, true);
+        while more || in_flight > 0 {
+            let mut begun = Vec::new();
+            tokio::select! {
+                Some(step) = running.next() => match step? {
+                    Step::Prepared(prepared) => running.push(self.commit_all(&run, prepared)),
+                    Step::Committed(count) => {
+                        in_flight -= count;
+                        self.engine.arrived.notify_one();
+                    }
+                },
+                began = run.start(), if more && in_flight < in_flight_max => match began {
+                    Some(began) => begun.push(began),
+                    None => more = false,
+                },
+            }
+            while more
+                && in_flight + begun.len() < in_flight_max
+                && let Some(began) = run.start_at_once()
+            {
+                begun.push(began);
+            }
+            if !begun.is_empty() {
+                in_flight += begun.len();
+                running.push(self.prepare_all(&run, begun)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_all(&self, run: &Arc<Run>, begun: Vec<Instant>) -> Result<Running, Failure> {
+        let prepare = |_: &Instant| self.prepare(run.body(), &run.request_id());
+        let batch = begun.iter().map(prepare).collect::<Result<_, _>>()?;
+        let (prepared, run) = (self.engine.store.prepare(batch), Arc::clone(run));
+        Ok(Box::pin(async move {
+            let prepared = prepared.await.map_err(bench)?;
+            let mut transactions = Vec::with_capacity(prepared.len());
+            let (now, mut tally) = (Clock::stopwatch(), run.tally());
+            for (prepared, began) in prepared.into_iter().zip(begun) {
+                let accepted = prepared.map_err(bench)?;
+                let message = accepted.message_ids.first().map(ToString::to_string).unwrap_or_default();
+                tally.prepared(message, began, now.saturating_duration_since(began));
+                transactions.push(accepted.transaction);
+            }
+            drop(tally);
+            Ok(Step::Prepared(transactions))
+        }))
+    }
+
+    fn commit_all(&self, run: &Arc<Run>, transactions: Vec<TransactionId>) -> Running {
+        let (began, count) = (Clock::stopwatch(), transactions.len());
+        let decide = |transaction| Decide {
+            transaction,
             decision: Decision::Commit,
             by: DecidedBy::Call,
             reason: String::new(),
             replacements: Vec::new(),
         };
-        one(self.engine.store.decide(vec![(decide, Vec::new())])).await?;
-        self.engine.arrived.notify_one();
-        Ok(())
+        let batch = transactions.into_iter().map(|id| (decide(id), Vec::new())).collect();
+        let (decided, run) = (self.engine.store.decide(batch), Arc::clone(run));
+        Box::pin(async move {
+            decided.await.map_err(bench)?.into_iter().collect::<Result<Vec<_>, _>>().map_err(bench)?;
+            let now = Clock::stopwatch();
+            let took = now.saturating_duration_since(began);
+            (0..count).for_each(|_| run.tally().committed(now, took));
+            Ok(Step::Committed(count))
+        })
     }
 
     pub(super) async fn receive(

@@ -1,6 +1,7 @@
 //! The load: transactions in flight on one end, deliveries on the other, a window between them.
 
 use super::driver::{Consumer, Driver, Producer, Wait};
+use super::engine::{EngineDoor, InProcess};
 use super::pipeline;
 use super::tally::{Outcome, Tally};
 use crate::cli::endpoint::Endpoint;
@@ -29,6 +30,8 @@ pub(super) struct Load {
     pub(super) producers: u32,
     pub(super) consumers: u32,
     pub(super) batch: u32,
+    /// Each prepare has a request id, so that it may be repeated.
+    pub(super) request_ids: bool,
     /// Starts each second; `None`: a closed loop.
     pub(super) rate: Option<u32>,
 }
@@ -39,6 +42,7 @@ pub(super) struct Run {
     window: Semaphore,
     bodies: Vec<Bytes>,
     next_body: AtomicUsize,
+    request_ids: bool,
     tally: Mutex<Tally>,
     acked: watch::Sender<u64>,
     progress: ProgressBar,
@@ -65,14 +69,24 @@ pub(super) async fn run(load: &Load, driver: &Driver, progress: &ProgressBar) ->
         window: Semaphore::new(WINDOW.max(load.in_flight) as usize),
         bodies: load.body_bytes.iter().map(body).collect(),
         next_body: AtomicUsize::new(0),
+        request_ids: load.request_ids,
         tally: Mutex::new(Tally::new(load.transactions, Clock::stopwatch())),
         acked: watch::Sender::new(0),
         progress: progress.clone(),
     });
     let mut tasks = match driver {
         Driver::Streams(endpoint) => spawn_streams(load, endpoint, &topic, &run).await?,
-        Driver::Unary(_) | Driver::Engine(_) => spawn_calls(load, driver, &topic, &run).await?,
+        Driver::Unary(endpoint) => spawn_calls(load, endpoint, &topic, &run).await?,
+        Driver::Engine(engine) => spawn_batches(load, engine, &topic, &run)?,
     };
+    for _ in 0..load.consumers {
+        match driver {
+            Driver::Streams(_) => {}
+            Driver::Unary(_) | Driver::Engine(_) => {
+                tasks.spawn(consume(Arc::clone(&run), driver.consumer(&topic, load.batch).await?));
+            }
+        }
+    }
     until_all_acked(load.transactions, &run, &mut tasks).await?;
     tasks.shutdown().await;
     // Whatever comes now came twice: everything was acked once.
@@ -84,23 +98,46 @@ pub(super) async fn run(load: &Load, driver: &Driver, progress: &ProgressBar) ->
 
 type Tasks = JoinSet<Result<(), Failure>>;
 
-/// A task for each transaction in flight, and one for each consumer.
-async fn spawn_calls(load: &Load, driver: &Driver, topic: &str, run: &Arc<Run>) -> Result<Tasks, Failure> {
+/// A task for each transaction in flight.
+async fn spawn_calls(
+    load: &Load,
+    endpoint: &Endpoint,
+    topic: &str,
+    run: &Arc<Run>,
+) -> Result<Tasks, Failure> {
     let mut producers = Vec::new();
     for _ in 0..load.producers {
-        producers.push(driver.producer(topic).await?);
+        producers.push(Producer::new(endpoint, topic).await?);
     }
     let mut tasks = JoinSet::new();
-    for _ in 0..load.consumers {
-        tasks.spawn(consume(Arc::clone(run), driver.consumer(topic, load.batch).await?));
-    }
     for producer in producers.iter().cycle().take(load.in_flight as usize) {
         tasks.spawn(produce(Arc::clone(run), producer.clone()));
     }
     Ok(tasks)
 }
 
-/// A task and a connection for each stream; the transactions in flight are shared out among the streams.
+/// A task for each producer, straight into the store.
+fn spawn_batches(
+    load: &Load,
+    engine: &Arc<InProcess>,
+    topic: &str,
+    run: &Arc<Run>,
+) -> Result<Tasks, Failure> {
+    let mut tasks = JoinSet::new();
+    for share in shares(load) {
+        let door = EngineDoor::new(engine, topic, load.batch)?;
+        tasks.spawn(door.produce(Arc::clone(run), share as usize));
+    }
+    Ok(tasks)
+}
+
+/// The transactions in flight, shared out among the producers.
+fn shares(load: &Load) -> impl Iterator<Item = u32> {
+    let (share, rest) = (load.in_flight / load.producers, load.in_flight % load.producers);
+    (0..load.producers.min(load.in_flight)).map(move |number| share + u32::from(number < rest))
+}
+
+/// A task and a connection for each stream.
 async fn spawn_streams(
     load: &Load,
     endpoint: &Endpoint,
@@ -113,9 +150,7 @@ async fn spawn_streams(
         let credits = WINDOW.div_ceil(load.consumers);
         tasks.spawn(pipeline::consume(Arc::clone(run), streams, topic.to_owned(), credits));
     }
-    let (share, rest) = (load.in_flight / load.producers, load.in_flight % load.producers);
-    for number in 0..load.producers.min(load.in_flight) {
-        let share = share + u32::from(number < rest);
+    for share in shares(load) {
         let streams = endpoint.streams().await?;
         tasks.spawn(pipeline::produce(Arc::clone(run), streams, topic.to_owned(), share as usize));
     }
@@ -146,7 +181,7 @@ async fn until_all_acked(
 async fn produce(run: Arc<Run>, mut producer: Producer) -> Result<(), Failure> {
     loop {
         let Some(intended) = run.start().await else { return Ok(()) };
-        let prepared = producer.prepare(run.body()).await?;
+        let prepared = producer.prepare(run.body(), run.request_id()).await?;
         let took = intended.elapsed();
         run.tally().prepared(prepared.message, intended, took);
         let began = Clock::stopwatch();
@@ -202,6 +237,15 @@ impl Run {
     pub(super) fn body(&self) -> Bytes {
         let number = self.next_body.fetch_add(1, Ordering::Relaxed);
         self.bodies.get(number % self.bodies.len().max(1)).cloned().unwrap_or_default()
+    }
+
+    /// The id of the next prepare, in the order of time as those of the SDK; empty for none.
+    pub(super) fn request_id(&self) -> String {
+        if !self.request_ids {
+            return String::new();
+        }
+        let millis = Clock::System.now().as_micros() / 1_000;
+        format!("{millis:012x}-{:020x}", rand::random::<u128>() >> 48)
     }
 
     /// These are settled.

@@ -87,6 +87,7 @@ impl Pipeline {
         let request = v1::PrepareRequest {
             producer_group: PRODUCER_GROUP.to_owned(),
             messages: vec![message],
+            request_id: self.run.request_id(),
             ..v1::PrepareRequest::default()
         };
         self.say(slot, produce_operation::Verb::Prepare(request));

@@ -151,6 +151,7 @@ impl Report {
             "producers": load.producers,
             "consumers": load.consumers,
             "rate": load.rate,
+            "request_ids": load.request_ids,
             "transactions_per_second": outcome.per_second(),
             "seconds": outcome.took.as_secs_f64(),
             "server_cpu_seconds": self.server_cpu.map(|span| span.as_secs_f64()),

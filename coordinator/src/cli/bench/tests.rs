@@ -111,6 +111,7 @@ fn what_others_print_is_understood() {
 fn short(rate: Option<u32>) -> Load {
     Load {
         transactions: 200,
+        request_ids: true,
         in_flight: 16,
         body_bytes: vec![100, 0, 300],
         producers: 2,
