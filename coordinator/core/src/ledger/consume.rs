@@ -8,7 +8,7 @@ use crate::event::{Event, Log};
 use crate::ids::{MessageId, ReceiptHandle};
 use crate::limits::{
     ACKS_MAX, IN_FLIGHT_MAX, INVISIBLE_MAX, INVISIBLE_MIN, NAMES_MAX, REASON_BYTES_MAX, RECEIVE_BYTES_MAX,
-    RECEIVE_MAX, SCAN_MAX,
+    RECEIVE_MAX, SCAN_MAX, TICK_MAX,
 };
 use crate::message::{Extent, TagFilter};
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
@@ -330,6 +330,11 @@ impl Ledger {
                 Turn::Exhausted { offset, attempts } => {
                     let place = Place { topic: topic.clone(), queue, offset };
                     self.dead_letter(now, group, place, attempts, LEASE_ENDED, log);
+                    // A dead letter is written, an entry that is passed over is not: it costs more of the search.
+                    *steps = steps.saturating_sub(SCAN_MAX / TICK_MAX);
+                    if *steps == 0 {
+                        break;
+                    }
                 }
                 Turn::Unwanted { offset } => unwanted.push(offset),
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use halfmq_core::limits::PAGE_MAX;
+use halfmq_core::limits::{PAGE_MAX, TICK_MAX};
 use halfmq_core::{
     Accepted, ConsumerGroup, DeadLetter, Decide, Delivery, GroupView, Message, Place, Prepare, ProducerGroup,
     Receipt, Receive, Rejection, Retry, RetryPolicy, Send, Start, State, Tick, Timestamp, TopicName,
@@ -147,7 +147,7 @@ impl Store for Embedded {
     }
 
     fn receive(&self, batch: Vec<Receive>) -> Replies<Leased> {
-        let turn = self.turn(Work::SMALL, move |turn| {
+        let turn = self.turn(LETTERS, move |turn| {
             let (now, ledger, log) = turn.parts();
             batch.iter().map(|ask| ledger.receive(now, ask, log)).collect::<Vec<_>>()
         });
@@ -168,7 +168,8 @@ impl Store for Embedded {
     }
 
     fn ack(&self, batch: Vec<Ack>) -> Replies<Acked> {
-        self.turn(Work::SMALL, move |turn| {
+        let work = Work::Going { bytes: batch.iter().map(|ack| NAMES + ack.handles.len() * OFFSET).sum() };
+        self.turn(work, move |turn| {
             let (_, ledger, log) = turn.parts();
             let ack = |ack: &Ack| {
                 let (results, freed) = ledger.ack(&ack.group, &ack.topic, &ack.handles, log)?;
@@ -179,7 +180,8 @@ impl Store for Embedded {
     }
 
     fn extend(&self, batch: Vec<(Lease, Duration)>) -> Replies<Timestamp> {
-        self.turn(Work::SMALL, move |turn| {
+        let work = Work::Going { bytes: batch.len() * NAMES };
+        self.turn(work, move |turn| {
             let (now, ledger, log) = turn.parts();
             let extend = |(lease, span): &(Lease, Duration)| {
                 ledger.extend(now, &lease.group, &lease.topic, lease.handle, *span, log)
@@ -189,7 +191,8 @@ impl Store for Embedded {
     }
 
     fn retry_later(&self, batch: Vec<(Lease, Option<Duration>, String)>) -> Replies<Retry> {
-        self.turn(Work::SMALL, move |turn| {
+        let work = Work::Going { bytes: batch.iter().map(|(.., reason)| NAMES + reason.len()).sum() };
+        self.turn(work, move |turn| {
             let (now, ledger, log) = turn.parts();
             let retry = |(lease, delay, reason): &(Lease, Option<Duration>, String)| {
                 ledger.retry_later(now, &lease.group, &lease.topic, lease.handle, *delay, reason, log)
@@ -199,7 +202,8 @@ impl Store for Embedded {
     }
 
     fn give_up(&self, batch: Vec<GiveUp>) -> Replies<Place> {
-        self.turn(Work::SMALL, move |turn| {
+        let work = Work::Going { bytes: batch.iter().map(|item| NAMES + item.reason.len()).sum() };
+        self.turn(work, move |turn| {
             let (now, ledger, log) = turn.parts();
             let give_up = |GiveUp { lease, attempts, reason }: &GiveUp| {
                 ledger.give_up(now, &lease.group, &lease.topic, lease.handle, *attempts, reason, log)
@@ -209,14 +213,15 @@ impl Store for Embedded {
     }
 
     fn recall(&self, batch: Vec<Recall>) -> Replies<()> {
-        self.turn(Work::SMALL, move |turn| {
+        let work = Work::Going { bytes: batch.len() * NAMES };
+        self.turn(work, move |turn| {
             let (_, ledger, log) = turn.parts();
             batch.iter().map(|item| ledger.recall(&item.topic, item.message, item.due, log)).collect()
         })
     }
 
     fn tick(&self) -> Reply<Tick> {
-        self.turn(Work::SMALL, |turn| {
+        self.turn(LETTERS, |turn| {
             let (now, ledger, log) = turn.parts();
             ledger.tick(now, log)
         })
@@ -348,6 +353,13 @@ impl Store for Embedded {
         self.closed()
     }
 }
+
+/// Upper bound of the names and numbers of one record.
+const NAMES: usize = 512;
+/// Upper bound of an offset in a record.
+const OFFSET: usize = 10;
+/// Upper bound of the dead letters that one tick or one receive makes of ended leases.
+const LETTERS: Work = Work::Going { bytes: TICK_MAX * NAMES };
 
 fn content_bytes(send: &Send) -> usize {
     // Names, tag and framing of each message besides its content.
