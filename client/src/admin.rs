@@ -6,6 +6,7 @@ use halfmq_proto::v1;
 
 use crate::client::{Client, call};
 use crate::error::Error;
+use crate::ids::TransactionId;
 use crate::wire;
 
 /// Creates and describes topics and consumer groups. Made by [`Client::admin`].
@@ -59,6 +60,21 @@ pub struct Backlog {
     pub undelivered: u64,
     /// Leased, or waiting for a retry.
     pub in_flight: u64,
+    /// The same, queue by queue.
+    pub queues: Vec<QueueBacklog>,
+}
+
+/// How far one group is in one queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueBacklog {
+    /// Its number.
+    pub queue: u32,
+    /// Everything below this offset is settled: acked, a dead letter, or not wanted.
+    pub floor: u64,
+    /// Leased, or waiting for a retry.
+    pub in_flight: u64,
+    /// Offset that the next message gets.
+    pub next: u64,
 }
 
 /// A consumer group.
@@ -111,6 +127,14 @@ impl Admin {
         let request = v1::ListTopicsRequest {};
         let answer = call!(self.client, administration.list_topics, request)?;
         Ok(answer.topics.into_iter().map(Topic::from).collect())
+    }
+
+    /// The id below which the coordinator will never ask about a transaction: producers may forget what
+    /// became of those.
+    pub async fn transaction_floor(&self) -> Result<TransactionId, Error> {
+        let request = v1::DescribeFloorRequest {};
+        let floor = call!(self.client, transactions.describe_floor, request)?;
+        Ok(floor.transaction_id.into())
     }
 
     /// Creates a consumer group or changes its retry policy.

@@ -12,6 +12,7 @@ mod handler;
 mod options;
 mod pull;
 mod push;
+mod retry;
 mod topic;
 mod work;
 
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use handler::{Handler, HandlerOutcome, RetryLater};
 pub use options::{ConsumerOptions, Start};
 pub use pull::PullConsumer;
+pub use retry::RetrySchedule;
 
 use crate::client::Client;
 use crate::error::Error;

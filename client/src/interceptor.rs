@@ -39,8 +39,12 @@ pub trait ProducerInterceptor: Send + Sync + 'static {
     fn after_send(&self, _result: Result<&[Receipt], &Error>) {}
 }
 
-/// Hooks around the handler of a [`Consumer`](crate::Consumer). A panic here counts as the handler's.
+/// Hooks around the handler of a [`Consumer`](crate::Consumer). A panic in `before_handler`
+/// or `after_handler` counts as the handler's.
 pub trait ConsumerInterceptor: Send + Sync + 'static {
+    /// When the delivery came, in the order in which deliveries come; handlers run side by side.
+    fn received(&self, _delivery: &Delivery) {}
+
     /// Before the handler sees the delivery; may change it.
     fn before_handler(&self, _delivery: &mut Delivery) {}
 

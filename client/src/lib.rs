@@ -13,7 +13,7 @@
 //!     match find_order(check.transaction_id.as_str()).await {
 //!         Ok(Some(_order)) => Resolution::Commit,
 //!         Ok(None) => Resolution::Rollback,
-//!         Err(_database_is_away) => Resolution::Unknown,
+//!         Err(_database_is_away) => Resolution::NoAnswer,
 //!     }
 //! });
 //!
@@ -48,6 +48,7 @@
 mod admin;
 mod client;
 mod consumer;
+mod continuity;
 mod delivery;
 mod error;
 mod ids;
@@ -55,13 +56,19 @@ mod interceptor;
 mod message;
 mod producer;
 mod receipt;
+#[cfg(feature = "redis")]
+pub mod redis_inbox;
+#[cfg(feature = "sql")]
+pub mod sql;
 mod wire;
 
-pub use admin::{Admin, Backlog, Group, Queue, RetryPolicy, Topic};
+pub use admin::{Admin, Backlog, Group, Queue, QueueBacklog, RetryPolicy, Topic};
 pub use client::{BackoffOptions, Client, ClientOptions, Transport};
 pub use consumer::{
-    Consumer, ConsumerOptions, Handler, HandlerOutcome, PullConsumer, RetryLater, Start, StopHandle,
+    Consumer, ConsumerOptions, Handler, HandlerOutcome, PullConsumer, RetryLater, RetrySchedule, Start,
+    StopHandle,
 };
+pub use continuity::{Continuity, ContinuityStatistics, Finding, Seen, Source};
 pub use delivery::{DeadLetterOrigin, Delivery, GivenBack};
 pub use error::{DecisionError, Error, Reason, Rejection, Unavailable};
 pub use ids::{MessageId, ReceiptHandle, TransactionId};

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use halfmq_proto::v1;
 use prost_types::Timestamp;
 
-use crate::admin::{Backlog, Group, Queue, Topic};
+use crate::admin::{Backlog, Group, Queue, QueueBacklog, Topic};
 use crate::delivery::{DeadLetterOrigin, Delivery, GivenBack};
 use crate::error::Error;
 use crate::message::{Message, Replacement, Visibility};
@@ -188,19 +188,21 @@ impl TryFrom<v1::CheckQuestion> for Check {
     }
 }
 
-pub(crate) fn check_answer(transaction_id: String, resolution: Resolution) -> v1::CheckAnswer {
+/// `None`: nothing is said.
+pub(crate) fn check_answer(transaction_id: String, resolution: Resolution) -> Option<v1::CheckAnswer> {
     let (resolution, replacements) = match resolution {
         Resolution::Commit => (v1::Resolution::Commit, Vec::new()),
         Resolution::CommitWith(replacements) => (v1::Resolution::Commit, replacements),
         Resolution::Rollback => (v1::Resolution::Rollback, Vec::new()),
         Resolution::Unknown => (v1::Resolution::Unknown, Vec::new()),
+        Resolution::NoAnswer => return None,
     };
-    v1::CheckAnswer {
+    Some(v1::CheckAnswer {
         transaction_id,
         resolution: resolution.into(),
         reason: String::new(),
         replacements: replacements.into_iter().map(v1::Replacement::from).collect(),
-    }
+    })
 }
 
 impl From<v1::Topic> for Topic {
@@ -223,7 +225,14 @@ impl From<v1::Backlog> for Backlog {
             topic: backlog.topic,
             undelivered: backlog.undelivered,
             in_flight: backlog.in_flight,
+            queues: backlog.queues.into_iter().map(QueueBacklog::from).collect(),
         }
+    }
+}
+
+impl From<v1::QueueBacklog> for QueueBacklog {
+    fn from(queue: v1::QueueBacklog) -> Self {
+        Self { queue: queue.queue, floor: queue.floor, in_flight: queue.in_flight, next: queue.next }
     }
 }
 

@@ -2,3 +2,4 @@
 
 pub mod halfmq;
 pub mod http;
+pub mod rocketmq;

@@ -186,6 +186,12 @@ impl Checker {
         self.rounds().roster.reachable(group)
     }
 
+    /// Whether a producer was asked about this transaction and has not answered.
+    #[must_use]
+    pub fn waits_for(&self, transaction: TransactionId) -> bool {
+        self.rounds().waits_for(transaction)
+    }
+
     /// Whether this URL may be called.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Client commands speak gRPC as any stranger would. Exit codes: 0 ok, 1 failed, 2 usage.
 //! `--json` makes each command print JSON on stdout, one object a line, and errors as JSON on stderr.
 
+mod audit;
 mod bench;
 mod consent;
 mod dlq;
@@ -53,6 +54,8 @@ enum Command {
     Tx(tx::Tx),
     /// Look at dead letters, give them back to their group or forget them
     Dlq(dlq::Dlq),
+    /// Account for every message, and compare with a service's database
+    Audit(audit::Audit),
     /// Measure what this machine does with transactions
     Bench(bench::Bench),
     /// Look for damage in a data directory, and go on without what cannot be read
@@ -89,6 +92,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
         | Command::Receive(_)
         | Command::Tx(_)
         | Command::Dlq(_)
+        | Command::Audit(_)
         | Command::Repair(_) => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = runtime.enable_all().build().map_err(Failure::Runtime)?;
@@ -101,6 +105,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
             Command::Receive(receive) => receive.run(output).await,
             Command::Tx(tx) => tx.run(output).await,
             Command::Dlq(dlq) => dlq.run(output).await,
+            Command::Audit(audit) => audit.run(output).await,
             Command::Bench(bench) => bench.run(output).await,
             Command::Repair(repair) => repair.run(output),
         }

@@ -39,6 +39,12 @@ pub struct Settings {
     pub checks: CheckSettings,
     /// How registered callback URLs are asked.
     pub callbacks: CallbackSettings,
+    /// The door for RocketMQ 5 clients.
+    pub rocketmq: RocketmqSettings,
+    /// TLS on the gRPC port, beside plaintext.
+    pub tls: TlsSettings,
+    /// Business databases that are asked themselves.
+    pub resolver: ResolverSettings,
     /// The journal of the embedded store.
     pub journal: JournalSettings,
     /// What is logged, to stderr.
@@ -100,6 +106,64 @@ pub struct CallbackSettings {
     pub in_flight_max: u32,
     /// Questions in one request.
     pub batch_max: u32,
+}
+
+/// The door for RocketMQ 5 clients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RocketmqSettings {
+    /// Groups whose push consumers work in order and try again by themselves before they give up.
+    pub fifo_groups: Vec<String>,
+    /// Lease of a push consumer's message, prolonged as long as the consumer lives: 1 s to 12 h.
+    #[serde(with = "human")]
+    pub push_invisible: Duration,
+    /// `<access key>:<secret key>`, each; empty: everybody may come in.
+    pub users: Vec<Secret>,
+}
+
+/// TLS on the gRPC port, beside plaintext.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSettings {
+    /// File with the certificate chain (PEM); unset: a self-signed certificate is made at the start.
+    pub certificate: Option<PathBuf>,
+    /// File with its private key (PEM).
+    pub key: Option<PathBuf>,
+}
+
+/// Business databases whose transaction logs the coordinator asks itself, also while every producer is dead.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResolverSettings {
+    /// Which. In the file a table each, `[[resolver.databases]]`; elsewhere one JSON list.
+    pub databases: Vec<DatabaseSettings>,
+}
+
+/// One business database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// `postgres://`, `mysql://` (MariaDB too) or `sqlite:`. Shown nowhere, for it may hold a password.
+    pub url: Secret,
+    /// File that holds the password; white space around it is dropped. It goes before one in the URL.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Producer groups whose transactions its log knows.
+    pub producer_groups: Vec<String>,
+    /// The table of its transaction log.
+    #[serde(default = "log_table")]
+    pub table: String,
+    /// Connections at most.
+    #[serde(default = "connections_max")]
+    pub connections_max: u32,
+}
+
+fn log_table() -> String {
+    "halfmq_transaction_log".to_owned()
+}
+
+fn connections_max() -> u32 {
+    2
 }
 
 /// The journal of the embedded store.
@@ -185,6 +249,9 @@ impl Default for Settings {
             receipt_retention: Duration::from_secs(7 * 24 * 60 * 60),
             checks: CheckSettings::default(),
             callbacks: CallbackSettings::default(),
+            rocketmq: RocketmqSettings::default(),
+            tls: TlsSettings::default(),
+            resolver: ResolverSettings::default(),
             journal: JournalSettings::default(),
             log: LogSettings::default(),
         }
@@ -216,6 +283,12 @@ impl Default for CallbackSettings {
             in_flight_max: 16,
             batch_max: 100,
         }
+    }
+}
+
+impl Default for RocketmqSettings {
+    fn default() -> Self {
+        Self { fifo_groups: Vec::new(), push_invisible: Duration::from_secs(60), users: Vec::new() }
     }
 }
 

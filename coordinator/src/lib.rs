@@ -13,6 +13,9 @@ pub mod checker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod listener;
+#[cfg(feature = "resolver")]
+pub mod resolver;
 pub mod server;
 pub mod service;
 pub mod store;

@@ -1,18 +1,23 @@
 //! The composition root: the only file that names engines and APIs.
 
+#[cfg(not(feature = "resolver"))]
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use halfmq_core::{CheckPolicy, InDoubtPolicy};
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
 
 use crate::api::halfmq;
 use crate::api::http::{self, Readiness};
+use crate::api::rocketmq::{self, BadUser, RocketmqSettings, Users};
 use crate::checker::{CallbackSettings, Checker, CheckerSettings};
 use crate::clock::Clock;
 use crate::config::{InDoubt, Settings};
+use crate::listener::{self, TlsError};
+#[cfg(feature = "resolver")]
+use crate::resolver::{self, Resolver};
 use crate::service::{Arrivals, Service, ServiceSettings};
 use crate::store::embedded::{self, Embedded, EngineOptions, JournalOptions, Progress};
 use crate::store::{Store, Unavailable};
@@ -41,12 +46,33 @@ pub enum Error {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] embedded::Error),
+    /// TLS cannot be set up.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
+    /// A user cannot be understood.
+    #[error("rocketmq.users: {0}")]
+    User(#[from] BadUser),
+    /// A group cannot be understood.
+    #[error("rocketmq.fifo_groups: {0}")]
+    Group(#[from] halfmq_core::Rejection),
     /// The metrics cannot be set up.
     #[error(transparent)]
     Metrics(#[from] telemetry::ExpositionError),
     /// A listener failed.
     #[error("a listener failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// A file with a database's password cannot be read.
+    #[error("resolver.databases: cannot read {file}: {error}")]
+    Password {
+        /// Which.
+        file: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A business database can never be asked with these settings.
+    #[cfg(feature = "resolver")]
+    #[error("resolver.databases: {0}")]
+    Resolver(#[from] resolver::Error),
     /// The store failed while it was in use.
     #[error(transparent)]
     Failed(#[from] Unavailable),
@@ -69,6 +95,8 @@ pub async fn run(
     let address = |listener: &tokio::net::TcpListener| listener.local_addr().map_err(Error::Http);
     let bound = Bound { grpc: address(&grpc)?, http: address(&http)? };
     let metrics = telemetry::metrics()?;
+    let tls = listener::tls(settings.tls.certificate.as_deref().zip(settings.tls.key.as_deref()))?;
+    let rocketmq = rocketmq_settings(&settings)?;
     let store = open_store(&settings)?;
 
     let (stop, stopped) = watch::channel(false);
@@ -82,11 +110,7 @@ pub async fn run(
         clock,
         Arc::clone(&checker),
         arrivals,
-        ServiceSettings {
-            create_topics: settings.creates_topics(),
-            topic_queues: settings.topic_queues,
-            policy: policy(&settings),
-        },
+        service_settings(&settings),
         stopped.clone(),
     );
     let service = Arc::new(service);
@@ -107,11 +131,14 @@ pub async fn run(
     );
     let keeper = Arc::clone(&service);
     let mut time = tokio::spawn(async move { keeper.keep_time().await });
+    let _asked_until_the_end = resolver(&settings, &checker)?;
     let asking = tokio::spawn(checker.run(until_stopped()));
     let calls = tokio::spawn(
         tonic::transport::Server::builder()
-            .add_routes(halfmq::routes(service))
-            .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), until_stopped()),
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_routes(doors(service, rocketmq))
+            .serve_with_incoming_shutdown(listener::incoming(grpc, tls), until_stopped()),
     );
 
     ready(bound);
@@ -139,6 +166,9 @@ pub async fn run(
 
 /// How long open calls may take to end.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A peer that says nothing for so long is asked whether it lives, and may take as long to answer.
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(20);
 
 async fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, Error> {
     tokio::net::TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })
@@ -185,6 +215,48 @@ fn rebuild_progress() -> Progress {
     }))
 }
 
+/// Asks the configured databases from now on, until it is dropped.
+#[cfg(feature = "resolver")]
+fn resolver(settings: &Settings, checker: &Arc<Checker>) -> Result<Resolver, Error> {
+    let databases = settings.resolver.databases.iter().map(|database| {
+        let password = match &database.password_file {
+            Some(file) => Some(
+                std::fs::read_to_string(file)
+                    .map_err(|error| Error::Password { file: file.display().to_string(), error })?,
+            ),
+            None => None,
+        };
+        Ok(resolver::Database {
+            url: database.url.to_string(),
+            password: password.map(|password| password.trim().to_owned()),
+            table: database.table.clone(),
+            producer_groups: database.producer_groups.clone(),
+            connections_max: database.connections_max,
+        })
+    });
+    let databases = databases.collect::<Result<Vec<_>, Error>>()?;
+    Ok(Resolver::start(&databases, checker)?)
+}
+
+/// Built without it; settings that need it were refused.
+#[cfg(not(feature = "resolver"))]
+fn resolver(_settings: &Settings, _checker: &Arc<Checker>) -> Result<Option<Infallible>, Error> {
+    Ok(None)
+}
+
+/// All gRPC services, on one port.
+fn doors(service: Arc<Service>, rocketmq: RocketmqSettings) -> tonic::service::Routes {
+    halfmq::routes(Arc::clone(&service)).add_service(rocketmq::messaging(service, rocketmq))
+}
+
+fn service_settings(settings: &Settings) -> ServiceSettings {
+    ServiceSettings {
+        create_topics: settings.creates_topics(),
+        topic_queues: settings.topic_queues,
+        policy: policy(settings),
+    }
+}
+
 fn policy(settings: &Settings) -> CheckPolicy {
     CheckPolicy {
         first_after: settings.checks.first_after,
@@ -197,6 +269,15 @@ fn policy(settings: &Settings) -> CheckPolicy {
             InDoubt::Commit => InDoubtPolicy::Commit,
         },
     }
+}
+
+fn rocketmq_settings(settings: &Settings) -> Result<RocketmqSettings, Error> {
+    let rocketmq = &settings.rocketmq;
+    Ok(RocketmqSettings {
+        fifo_groups: rocketmq.fifo_groups.iter().map(|group| group.parse()).collect::<Result<_, _>>()?,
+        push_invisible: rocketmq.push_invisible,
+        users: Users::parse(rocketmq.users.iter().map(|user| &**user))?,
+    })
 }
 
 fn checker_settings(settings: &Settings) -> CheckerSettings {

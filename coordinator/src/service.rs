@@ -8,10 +8,11 @@ mod produce;
 mod timekeeper;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use halfmq_core::{
-    CheckPolicy, ConsumerGroup, DeadLetter, GroupView, Message, Rejection, RetryPolicy, Start, TopicName,
-    TopicView, TransactionId, TransactionView,
+    CheckPolicy, ConsumerGroup, DeadLetter, GroupView, Message, Rejection, RetryPolicy, Start, Timestamp,
+    TopicName, TopicView, TransactionId, TransactionView,
 };
 
 use tokio::sync::watch;
@@ -23,8 +24,12 @@ use crate::store::{Replies, Store};
 pub use arrivals::Arrivals;
 // What the verbs take and give, so that callers need not know the port.
 pub use crate::store::{
-    Ack, Acked, CheckAnswer, Lease, Leased, ListTransactions, Refused, Replacement, Unavailable,
+    Ack, Acked, CheckAnswer, GiveUp, Lease, Leased, ListTransactions, Recall, Refused, Replacement,
+    Unavailable,
 };
+
+/// How far the floor of transactions stays behind the clock: more than clocks of coordinators differ.
+const FLOOR_AGE_MIN: Duration = Duration::from_secs(300);
 
 /// What the verbs need to know.
 #[derive(Clone, Debug)]
@@ -76,7 +81,9 @@ impl Service {
         drop(self.stopping.clone().wait_for(|stopping| *stopping).await);
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether the coordinator stops.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 
@@ -84,6 +91,12 @@ impl Service {
     #[must_use]
     pub fn policy(&self) -> &CheckPolicy {
         &self.settings.policy
+    }
+
+    /// Whether a topic is made when it is first used.
+    #[must_use]
+    pub fn creates_topics(&self) -> bool {
+        self.settings.create_topics
     }
 
     /// Who asks.
@@ -108,6 +121,20 @@ impl Service {
     pub async fn list(&self, list: ListTransactions) -> Result<Vec<Described>, Refused> {
         let views = self.store.list(list).await?;
         Ok(views.into_iter().map(|view| self.described(view)).collect())
+    }
+
+    /// The id below which no transaction is open, and none will be: the oldest open one, or, without any, an
+    /// id from a while ago, because clocks of coordinators differ.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn transaction_floor(&self) -> Result<TransactionId, Refused> {
+        // The time first: what is prepared after the list was made gets a later id.
+        let while_ago = Timestamp::ZERO.after(self.clock.now().since(Timestamp::ZERO.after(FLOOR_AGE_MIN)));
+        let oldest = ListTransactions { state: None, producer_group: None, after: None, max: 1 };
+        let oldest = self.store.list(oldest).await?.first().map(|view| view.transaction);
+        let latest = TransactionId::fresh(while_ago, [0; 10]);
+        Ok(oldest.map_or(latest, |oldest| oldest.min(latest)))
     }
 
     /// Creates a topic; 0 queues means the setting.

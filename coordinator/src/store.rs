@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use halfmq_core::{
-    Accepted, Answer, Backlog, ConsumerGroup, DeadLetter, Decide, Delivery, GroupView, Message, Prepare,
-    ProducerGroup, Question, Receipt, ReceiptHandle, Receive, Rejection, Retry, RetryPolicy, Send, Start,
-    State, Tick, Timestamp, TopicName, TopicView, TransactionId, TransactionView,
+    Accepted, Answer, Backlog, ConsumerGroup, DeadLetter, Decide, Delivery, GroupView, Message, MessageId,
+    Place, Prepare, ProducerGroup, Question, Receipt, ReceiptHandle, Receive, Rejection, Retry, RetryPolicy,
+    Send, Start, State, Tick, Timestamp, TopicName, TopicView, TransactionId, TransactionView,
 };
 
 /// A call cannot be carried out here and now. Whether it took effect is unknown unless said otherwise.
@@ -123,6 +123,28 @@ pub struct Lease {
     pub handle: ReceiptHandle,
 }
 
+/// A delivery that shall be a dead letter, for [`Store::give_up`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GiveUp {
+    /// Which.
+    pub lease: Lease,
+    /// How often it was tried, if the consumer counts more than the deliveries.
+    pub attempts: u32,
+    /// For the record.
+    pub reason: String,
+}
+
+/// A message that waits for its time, for [`Store::recall`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recall {
+    /// In this topic.
+    pub topic: TopicName,
+    /// Which.
+    pub message: MessageId,
+    /// Until then it waits.
+    pub due: Timestamp,
+}
+
 /// Which transactions to list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListTransactions {
@@ -177,6 +199,10 @@ pub trait Store: core::marker::Send + Sync {
     fn extend(&self, batch: Vec<(Lease, Duration)>) -> Replies<Timestamp>;
     /// Gives deliveries back, each with a delay (`None`: the policy's) and a reason.
     fn retry_later(&self, batch: Vec<(Lease, Option<Duration>, String)>) -> Replies<Retry>;
+    /// Makes deliveries dead letters at once.
+    fn give_up(&self, batch: Vec<GiveUp>) -> Replies<Place>;
+    /// Takes delayed messages back before their time.
+    fn recall(&self, batch: Vec<Recall>) -> Replies<()>;
     /// Does what is due by time alone.
     fn tick(&self) -> Reply<Tick>;
 

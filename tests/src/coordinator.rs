@@ -80,6 +80,34 @@ impl Coordinator {
         Driver::new(&self.addresses.grpc)
     }
 
+    /// Host and port of the gRPC API.
+    #[must_use]
+    pub fn grpc(&self) -> &str {
+        &self.addresses.grpc
+    }
+
+    /// The URL of its gRPC API.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.addresses.grpc)
+    }
+
+    /// Runs a client command of the binary against it: exit code, stdout, stderr.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub async fn cli(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(binary::path());
+        command
+            .args(arguments)
+            .env("HALFMQ_ENDPOINT", self.endpoint())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = within("the command", command.output()).await.expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
     /// Host and port of the HTTP API.
     #[must_use]
     pub fn http(&self) -> &str {

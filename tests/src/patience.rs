@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long anything may take before its test fails; generous, so that a slow machine is no failure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Pause between two looks of [`eventually`].
 const PAUSE: Duration = Duration::from_millis(20);

@@ -6,5 +6,6 @@
 mod bad_input;
 mod crash;
 mod flow;
+mod rocketmq;
 mod storage;
 mod tidy;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use halfmq_proto::v1;
 use prost_types::Timestamp;
 
+use super::retry::RetrySchedule;
 use crate::interceptor::ConsumerInterceptor;
 
 /// How a [`Consumer`](crate::Consumer) or [`PullConsumer`](crate::PullConsumer) works.
@@ -29,6 +30,8 @@ pub struct ConsumerOptions {
     /// After a stop, how long handlers may finish before they are cancelled; and once more, how long
     /// giving back may take: 10 s.
     pub stop_timeout: Duration,
+    /// When a failed delivery comes again, unless its handler says; `None` leaves it to the group's policy.
+    pub retry: Option<RetrySchedule>,
     /// Called around the handler.
     pub interceptors: Vec<Arc<dyn ConsumerInterceptor>>,
 }
@@ -44,6 +47,7 @@ impl Default for ConsumerOptions {
             start: Start::default(),
             handler_time_max: Duration::from_secs(3_600),
             stop_timeout: Duration::from_secs(10),
+            retry: None,
             interceptors: Vec::new(),
         }
     }

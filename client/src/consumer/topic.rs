@@ -1,5 +1,6 @@
 //! The loop of one topic: receive as many as there is room for, hand out, start over.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +105,12 @@ pub(super) fn hand_out<H: Handler>(
     handling: &mut JoinSet<()>,
 ) {
     for delivery in deliveries {
+        for interceptor in &work.pull.options().interceptors {
+            let received = AssertUnwindSafe(|| interceptor.received(&delivery));
+            if std::panic::catch_unwind(received).is_err() {
+                tracing::error!(id = %delivery.message_id, "an interceptor panicked at a delivery; it is handled");
+            }
+        }
         // More than was asked for, which the protocol forbids, runs without a permit rather than not.
         let permit = permits.split(1);
         let work = Arc::clone(work);

@@ -26,7 +26,7 @@ pub(super) struct Work<H> {
 impl<H: Handler> Work<H> {
     /// Handles a delivery, then acks it or gives it back.
     pub(super) async fn settle(self: Arc<Self>, delivery: Delivery) {
-        let receipt = delivery.receipt_handle.clone();
+        let (receipt, attempt) = (delivery.receipt_handle.clone(), delivery.attempt);
         let outcome = AssertUnwindSafe(self.handle(delivery)).catch_unwind().await;
         match outcome.unwrap_or(HandlerOutcome::Panicked).retry() {
             None => {
@@ -34,7 +34,9 @@ impl<H: Handler> Work<H> {
                     tracing::warn!(topic = self.pull.topic(), "handled too late to ack; it comes again");
                 }
             }
-            Some(retry) => {
+            Some(mut retry) => {
+                let schedule = self.pull.options().retry.as_ref();
+                retry.delay = retry.delay.or_else(|| schedule.map(|schedule| schedule.delay(attempt)));
                 let reason = retry.reason.clone();
                 match self.pull.retry_later(&receipt, retry).await {
                     Ok(given_back) => tracing::debug!(%receipt, reason, ?given_back, "not handled"),

@@ -34,8 +34,12 @@ pub enum Resolution {
     CommitWith(Vec<Replacement>),
     /// It rolled back, and cannot commit any more: drop the messages.
     Rollback,
-    /// It is still running, or cannot be told yet: ask again later.
+    /// It is still running, or cannot be told yet: ask again later. Counted: after some of these the
+    /// transaction is in doubt.
     Unknown,
+    /// It cannot be looked up here and now, as when the database is away: nothing is answered, nothing is
+    /// counted, others are asked.
+    NoAnswer,
 }
 
 /// Answers checks by looking at what the local transaction left behind, usually a row that it wrote.

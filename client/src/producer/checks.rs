@@ -117,7 +117,8 @@ impl Checks {
                 if open.contains(&id) {
                     resolution = Resolution::Unknown;
                 }
-                if answers.send(answer(&id, resolution)).await.is_err() {
+                let Some(answer) = answer(&id, resolution) else { return id };
+                if answers.send(answer).await.is_err() {
                     tracing::debug!(%id, "the stream ended before the answer; the coordinator asks again");
                 }
             }
@@ -158,7 +159,7 @@ async fn look_up(checker: &dyn BoxedChecker, check: Check, timeout: Duration) ->
     }
 }
 
-fn answer(id: &TransactionId, resolution: Resolution) -> v1::ChecksRequest {
-    let answer = wire::check_answer(id.to_string(), resolution);
-    v1::ChecksRequest { kind: Some(checks_request::Kind::Answer(answer)) }
+fn answer(id: &TransactionId, resolution: Resolution) -> Option<v1::ChecksRequest> {
+    let answer = wire::check_answer(id.to_string(), resolution)?;
+    Some(v1::ChecksRequest { kind: Some(checks_request::Kind::Answer(answer)) })
 }

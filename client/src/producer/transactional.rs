@@ -34,7 +34,7 @@ use crate::wire;
 ///     match order_exists(check.transaction_id.as_str()).await {
 ///         Ok(true) => Resolution::Commit,
 ///         Ok(false) => Resolution::Rollback,
-///         Err(_) => Resolution::Unknown,
+///         Err(_) => Resolution::NoAnswer,
 ///     }
 /// });
 /// let committed = producer

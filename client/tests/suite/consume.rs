@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use halfmq_client::{
     Client, Consumer, ConsumerInterceptor, ConsumerOptions, Delivery, Error, HandlerOutcome, PullConsumer,
-    Reason, ReceiptHandle, RetryLater, StopHandle,
+    Reason, ReceiptHandle, RetryLater, RetrySchedule, StopHandle,
 };
 use tokio::task::JoinHandle;
 use tonic::Code;
@@ -70,6 +70,24 @@ async fn only_handled_deliveries_are_acked_the_others_come_back() {
         ]
     );
     assert_eq!(acked(&state), ["receipt-a", "receipt-b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_says_when_a_failed_delivery_comes_again_unless_its_handler_does() {
+    let (fake, client) = Fake::start();
+    let retry = Some(RetrySchedule::List(vec![Duration::from_secs(3)]));
+    let consumer = Running::start(&client, ConsumerOptions { retry, ..ConsumerOptions::default() });
+    fake.release(&["fail", "later", "panic"]);
+    fake.until("all are given back", |state| state.returned.len() == 3).await;
+    consumer.stop().await.expect("stops in good order");
+    let state = fake.state();
+    let mut delays: Vec<_> = state
+        .returned
+        .iter()
+        .map(|request| (request.receipt_handle.as_str(), request.delay.map(|delay| delay.seconds)))
+        .collect();
+    delays.sort_unstable();
+    assert_eq!(delays, [("receipt-fail", Some(3)), ("receipt-later", Some(7)), ("receipt-panic", Some(3))]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -312,6 +312,10 @@ impl Transactions for Fake {
         Err(Status::unimplemented("not asked for by the SDK"))
     }
 
+    async fn describe_floor(&self, _: Request<v1::DescribeFloorRequest>) -> Answer<v1::TransactionFloor> {
+        Err(Status::unimplemented("not asked for by the SDK"))
+    }
+
     type ChecksStream = ReceiverStream<Result<v1::ChecksResponse, Status>>;
 
     async fn checks(&self, request: Request<Streaming<v1::ChecksRequest>>) -> Answer<Self::ChecksStream> {

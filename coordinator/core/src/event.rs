@@ -44,6 +44,8 @@ pub enum Event {
     Checked { transaction: TransactionId, answered: u32, next_check: Timestamp, in_doubt: bool },
     /// The time of a delayed message came.
     Released { transaction: TransactionId, index: u16, queue: u32, offset: u64, previous: u64, at: Timestamp },
+    /// A delayed message was taken back before its time, which would have been `due`.
+    Recalled { transaction: TransactionId, index: u16, due: Timestamp },
     /// Messages were leased: offset and attempt of each.
     Delivered {
         group: ConsumerGroup,

@@ -12,6 +12,7 @@ pub(crate) mod produce;
 mod replay;
 pub(crate) mod timers;
 pub(crate) mod transactions;
+mod withdraw;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -39,7 +39,8 @@ impl RetryPolicy {
     }
 
     /// The wait after the given attempt (1 is the first).
-    pub(crate) fn wait(&self, attempt: u32) -> Duration {
+    #[must_use]
+    pub fn wait(&self, attempt: u32) -> Duration {
         self.delay.saturating_mul(1 << attempt.saturating_sub(1).min(31)).min(self.delay_max)
     }
 

@@ -91,6 +91,8 @@ fn runs(contents: impl Iterator<Item = Extent>) -> Vec<Run> {
         }
         near
     });
+    // There may be many pages, and each had room for a run of every entry.
+    runs.shrink_to_fit();
     runs
 }
 

@@ -51,6 +51,8 @@ struct Stream {
     questions: mpsc::Sender<Asked>,
     /// It let a question time out while others waited in its queue.
     stuck: bool,
+    /// It let a question time out: perhaps it has no checker, and cannot say so. Others are asked before it.
+    silent: bool,
 }
 
 impl Stream {
@@ -85,8 +87,11 @@ impl Members {
             return self.streams.get_mut(own);
         }
         let count = self.streams.len();
-        let turn = (0..count).map(|step| (self.turn + step) % count);
-        let other = { turn }.find(|index| self.streams.get(*index).is_some_and(may))?;
+        let mut turn = (0..count).map(|step| (self.turn + step) % count);
+        let answers =
+            |index: &usize| self.streams.get(*index).is_some_and(|stream| may(stream) && !stream.silent);
+        let any = |index: &usize| self.streams.get(*index).is_some_and(may);
+        let other = turn.clone().find(answers).or_else(|| turn.find(any))?;
         self.turn = other + 1;
         self.streams.get_mut(other)
     }
@@ -105,7 +110,7 @@ impl Roster {
         self.connections_ever += 1;
         self.connections += 1;
         let members = self.groups.entry(group).or_default();
-        members.streams.push(Stream { id, instance, has_checker, questions, stuck: false });
+        members.streams.push(Stream { id, instance, has_checker, questions, stuck: false, silent: false });
         if !has_checker {
             return (id, Vec::new());
         }
@@ -182,6 +187,7 @@ impl Roster {
         let streams = self.groups.get_mut(group).map(|members| members.streams.iter_mut());
         if let Some(stream) = streams.into_iter().flatten().find(|stream| stream.id == id) {
             stream.stuck = stream.questions.capacity() < stream.questions.max_capacity();
+            stream.silent = true;
         }
     }
 
@@ -270,9 +276,8 @@ mod tests {
         assert_eq!(roster.askable(now, 1).0, [orders()], "others were answered meanwhile");
     }
 
-    #[test]
-    fn a_stream_that_takes_nothing_gets_nothing_more() {
-        let asked = Asked {
+    fn asked() -> Asked {
+        Asked {
             question: Question {
                 transaction: TransactionId::from_u128(1),
                 producer_group: orders(),
@@ -283,7 +288,32 @@ mod tests {
                 contents: Vec::new(),
             },
             messages: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn those_who_were_silent_are_asked_after_the_others() {
+        let mut roster = Roster::default();
+        let mut queues = Vec::new();
+        let mut join = |roster: &mut Roster| {
+            let (sender, questions) = mpsc::channel(8);
+            queues.push(questions);
+            roster.connect(orders(), None, true, sender).0
         };
+        let (mute, deaf) = (join(&mut roster), join(&mut roster));
+        roster.timed_out(&orders(), mute);
+        roster.timed_out(&orders(), deaf);
+        let talks = join(&mut roster);
+        for _ in 0..3 {
+            assert_eq!(roster.ask_stream(&asked(), &mut Vec::new()), Some(talks));
+        }
+        let mut tried = vec![talks];
+        assert!(roster.ask_stream(&asked(), &mut tried).is_some(), "one of them is better than nobody");
+    }
+
+    #[test]
+    fn a_stream_that_takes_nothing_gets_nothing_more() {
+        let asked = asked();
         let mut roster = Roster::default();
         let (sender, mut questions) = mpsc::channel(2);
         let (id, _) = roster.connect(orders(), None, true, sender);

@@ -171,6 +171,10 @@ impl Rounds {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
+    pub(super) fn waits_for(&self, transaction: TransactionId) -> bool {
+        self.open.contains_key(&transaction)
+    }
+
     /// How many questions are open.
     pub(super) fn open(&self) -> usize {
         self.open.len()

@@ -12,6 +12,7 @@
 //! the bare engine.
 
 mod append_log;
+mod backlog;
 mod driver;
 mod engine;
 mod home;
@@ -24,6 +25,7 @@ mod report;
 mod tally;
 
 use super::{endpoint::Endpoint, failure::Failure, output::Output};
+use backlog::Fill;
 use driver::Driver;
 use home::Home;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -67,6 +69,15 @@ pub(super) struct Bench {
     /// The embedded store without network and APIs, beside a bare append log of the same bytes
     #[arg(long, conflicts_with_all = ["endpoint", "metrics", "unary"])]
     engine_only: bool,
+    /// Instead: leave so many messages unread, kill, start again, and say what memory and start take
+    #[arg(long, value_name = "N", conflicts_with_all = ["endpoint", "metrics", "engine_only", "rate"])]
+    backlog: Option<u64>,
+    /// With --backlog: leave so many transactions undecided besides
+    #[arg(long, value_name = "N", requires = "backlog", default_value_t = 0)]
+    open: u64,
+    /// The process that fills the store; the one that started it kills it.
+    #[arg(long, hide = true, requires_all = ["backlog", "data"])]
+    fill_only: bool,
     /// Where the store is put and left behind [default: a temporary folder]
     #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
     data: Option<PathBuf>,
@@ -80,6 +91,9 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) async fn run(self, output: Output) -> Result<(), Failure> {
+        if let Some(backlog) = self.backlog {
+            return self.long_backlog(backlog, output).await;
+        }
         let load = self.load();
         let progress =
             if output.is_for_people() { progress(load.transactions) } else { ProgressBar::hidden() };
@@ -92,6 +106,17 @@ impl Bench {
         let report = report?;
         output.answer(|| report.text(), || report.json())?;
         report.verdict()
+    }
+
+    async fn long_backlog(self, backlog: u64, output: Output) -> Result<(), Failure> {
+        let fill = Fill { backlog, open: self.open, body_bytes: self.size.first().copied().unwrap_or(1_024) };
+        let home = Home::new(self.data)?;
+        if self.fill_only {
+            return backlog::fill(home.path(), fill).await;
+        }
+        let progress =
+            if output.is_for_people() { progress(backlog + fill.open) } else { ProgressBar::hidden() };
+        backlog::measure(home, fill, output, &progress)
     }
 
     fn load(&self) -> Load {

@@ -1,10 +1,10 @@
 //! `halfmq dlq`: messages a consumer group failed on.
 
+mod replay;
+
 use super::{consent, endpoint::Endpoint, failure::Failure, json, output::Output, table, table::Table, text};
 use clap::Subcommand;
-use halfmq_proto::v1::{
-    DeadLetter, DeadLettersChanged, ListDeadLettersRequest, SelectDeadLetters, ShowDeadLetterRequest,
-};
+use halfmq_proto::v1::{DeadLetter, ListDeadLettersRequest, SelectDeadLetters, ShowDeadLetterRequest};
 use serde_json::json;
 
 /// What one page holds at most.
@@ -30,7 +30,7 @@ enum Action {
     /// Show one dead letter with its body
     Show { group: String, number: u64 },
     /// Give dead letters back to their group, with attempts counted anew
-    Replay(Selection),
+    Replay(replay::Replay),
     /// Forget dead letters
     Purge {
         #[command(flatten)]
@@ -69,18 +69,14 @@ impl Dlq {
                 let letter = endpoint.admin().await?.show_dead_letter(request).await?.into_inner();
                 output.answer(|| description(&letter), || json::dead_letter(&letter))
             }
-            Action::Replay(selection) => {
-                let request = SelectDeadLetters::from(selection);
-                let changed = endpoint.admin().await?.replay_dead_letters(request).await?.into_inner();
-                report(output, changed, "given back to the group")
-            }
+            Action::Replay(replay) => replay.run(endpoint, output).await,
             Action::Purge { selection, yes } => {
                 if selection.all && !yes {
                     consent::obtain(&format!("Forget every dead letter of group {}?", selection.group))?;
                 }
                 let request = SelectDeadLetters::from(selection);
                 let changed = endpoint.admin().await?.purge_dead_letters(request).await?.into_inner();
-                report(output, changed, "forgotten")
+                report(output, changed.count, "forgotten")
             }
         }
     }
@@ -148,9 +144,6 @@ fn description(letter: &DeadLetter) -> String {
     format!("{}\n\n{}", table::facts(&facts), text::body(&message.body))
 }
 
-fn report(output: Output, changed: DeadLettersChanged, what: &str) -> Result<(), Failure> {
-    output.answer(
-        || format!("{} {what}.", text::count(changed.count, "dead letter")),
-        || json!({ "count": changed.count }),
-    )
+fn report(output: Output, count: u64, what: &str) -> Result<(), Failure> {
+    output.answer(|| format!("{} {what}.", text::count(count, "dead letter")), || json!({ "count": count }))
 }

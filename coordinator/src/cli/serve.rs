@@ -24,6 +24,7 @@ Settings: grpc, http, data, store, insecure, auto_create_topics, topic_queues,
   checks.{first_after, interval, interval_max, checks_max, in_doubt, answer_timeout,
           in_flight_max, per_second_max},
   callbacks.{allow, secret, secret_file, timeout, in_flight_max, batch_max},
+  rocketmq.{fifo_groups, push_invisible, users}, tls.{certificate, key},
   journal.segment_bytes, log.{filter, format}
 Stops on SIGINT or SIGTERM once open calls are answered; a second signal ends it at once.";
 

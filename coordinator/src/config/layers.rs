@@ -4,7 +4,7 @@
 //! `HALFMQ_` and the name in capitals with `__` for the dot: `HALFMQ_CHECKS__FIRST_AFTER`. The
 //! environment comes in as an argument, so that no test has to change the process.
 
-use super::{InDoubt, LogFormat, Secret, Settings, human};
+use super::{DatabaseSettings, InDoubt, LogFormat, Secret, Settings, human};
 use std::{
     fs, io,
     net::SocketAddr,
@@ -22,6 +22,8 @@ const NOT_SETTINGS: [&str; 2] = ["HALFMQ_ENDPOINT", "HALFMQ_CONFIG"];
 const SECRET_BYTES_MAX: u64 = 4_096;
 const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 const QUEUES_MAX: u32 = 256;
+const PUSH_INVISIBLE: std::ops::RangeInclusive<Duration> =
+    halfmq_core::limits::INVISIBLE_MIN..=halfmq_core::limits::INVISIBLE_MAX;
 
 /// What the layers add up to.
 #[derive(Debug, PartialEq)]
@@ -159,7 +161,7 @@ fn value_error(place: &str) -> impl FnOnce(String) -> SettingsError {
 
 /// Sets one setting from text; false if there is none of this name.
 fn set(settings: &mut Settings, name: &str, value: &str) -> Result<bool, String> {
-    let Settings { checks, callbacks, journal, log, .. } = settings;
+    let Settings { checks, callbacks, journal, log, rocketmq, tls, .. } = settings;
     match name {
         "grpc" => settings.grpc = address(value)?,
         "http" => settings.http = address(value)?,
@@ -185,6 +187,12 @@ fn set(settings: &mut Settings, name: &str, value: &str) -> Result<bool, String>
         "callbacks.timeout" => callbacks.timeout = duration(value)?,
         "callbacks.in_flight_max" => callbacks.in_flight_max = count(value)?,
         "callbacks.batch_max" => callbacks.batch_max = count(value)?,
+        "rocketmq.fifo_groups" => rocketmq.fifo_groups = list(value),
+        "rocketmq.push_invisible" => rocketmq.push_invisible = duration(value)?,
+        "rocketmq.users" => rocketmq.users = list(value).into_iter().map(Secret::new).collect(),
+        "tls.certificate" => tls.certificate = Some(PathBuf::from(value)),
+        "tls.key" => tls.key = Some(PathBuf::from(value)),
+        "resolver.databases" => settings.resolver.databases = databases(value)?,
         "journal.segment_bytes" => journal.segment_bytes = number(value, "a number of bytes")?,
         "log.filter" => value.clone_into(&mut log.filter),
         "log.format" => log.format = log_format(value)?,
@@ -212,6 +220,14 @@ fn duration(value: &str) -> Result<Duration, String> {
 /// Comma-separated; URLs hold commas only percent-encoded.
 fn list(value: &str) -> Vec<String> {
     value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// What is wrong is said without the value, for it may hold passwords.
+fn databases(value: &str) -> Result<Vec<DatabaseSettings>, String> {
+    let problem = |error: serde_json::Error| {
+        format!("not a JSON list of {{\"url\": …, \"producer_groups\": […]}}, at column {}", error.column())
+    };
+    serde_json::from_str(value).map_err(problem)
 }
 
 fn in_doubt(value: &str) -> Result<InDoubt, String> {
@@ -251,7 +267,7 @@ fn read_secret(settings: &mut Settings) -> Result<(), SettingsError> {
 }
 
 fn check(settings: &Settings) -> Result<(), SettingsError> {
-    let Settings { checks, callbacks, journal, .. } = settings;
+    let Settings { checks, callbacks, journal, rocketmq, tls, .. } = settings;
     for (name, address) in [("grpc", settings.grpc), ("http", settings.http)] {
         if !settings.insecure && !address.ip().is_loopback() {
             return Err(SettingsError::Exposed { name, address });
@@ -283,6 +299,33 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
         (callbacks.timeout.is_zero(), "callbacks.timeout", "must be more than 0s"),
         (callbacks.in_flight_max == 0, "callbacks.in_flight_max", "must be at least 1"),
         (callbacks.batch_max == 0, "callbacks.batch_max", "must be at least 1"),
+        (!PUSH_INVISIBLE.contains(&rocketmq.push_invisible), "rocketmq.push_invisible", "must be 1s to 12h"),
+        (
+            rocketmq.fifo_groups.iter().any(|group| group.parse::<halfmq_core::ConsumerGroup>().is_err()),
+            "rocketmq.fifo_groups",
+            "holds names of consumer groups",
+        ),
+        (
+            rocketmq.users.iter().any(|user| !user.contains(':')),
+            "rocketmq.users",
+            "holds <access key>:<secret key>",
+        ),
+        (tls.certificate.is_some() != tls.key.is_some(), "tls", "takes certificate and key together"),
+        (
+            settings.resolver.databases.iter().any(|database| database.connections_max == 0),
+            "resolver.databases",
+            "connections_max must be at least 1",
+        ),
+        (
+            settings.resolver.databases.iter().any(|database| database.producer_groups.is_empty()),
+            "resolver.databases",
+            "producer_groups must name at least one",
+        ),
+        (
+            !settings.resolver.databases.is_empty() && cfg!(not(feature = "resolver")),
+            "resolver.databases",
+            "this halfmq was built without the feature `resolver`",
+        ),
         (
             journal.segment_bytes < SEGMENT_BYTES_MIN,
             "journal.segment_bytes",

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use halfmq_core::{ConsumerGroup, Receive, Retry, Timestamp, TopicName, limits};
+use halfmq_core::{ConsumerGroup, Place, Receive, Retry, Timestamp, TopicName, limits};
 use tokio::time::Instant;
 
 use super::{Service, answer_all, one, only};
-use crate::store::{Ack, Acked, Lease, Leased, Refused};
+use crate::store::{Ack, Acked, GiveUp, Lease, Leased, Recall, Refused};
 use crate::telemetry;
 
 impl Service {
@@ -115,6 +115,27 @@ impl Service {
         reason: String,
     ) -> Result<Retry, Refused> {
         only(self.retry_later_all(vec![(lease, delay, reason)]).await)
+    }
+
+    /// Makes a delivery a dead letter at once, whatever attempts are left.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn give_up(&self, give_up: GiveUp) -> Result<Place, Refused> {
+        let topic = give_up.lease.topic.clone();
+        let place = one(self.store.give_up(vec![give_up])).await?;
+        self.arrivals.wake(&place.topic);
+        // Its message group may go on.
+        self.arrivals.wake(&topic);
+        Ok(place)
+    }
+
+    /// Takes a delayed message back before its time.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn recall(&self, recall: Recall) -> Result<(), Refused> {
+        one(self.store.recall(vec![recall])).await
     }
 
     /// Gives many deliveries back, each answered by itself in its place.

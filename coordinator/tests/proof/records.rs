@@ -1,27 +1,34 @@
 //! What was written once stays readable: every record comes back as it was, and so does a stored sample.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use halfmq_coordinator::store::embedded::record::{Reader, Writer, message, put_decided, take_decided};
+use halfmq_coordinator::store::embedded::record::{Reader, Writer, message, page, put_decided, take_decided};
+use halfmq_core::image::{CursorImage, Half, Holder, Image, OpenTransaction, QueueImage};
 use halfmq_core::{
-    CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, Event, InDoubtPolicy, Message, Prepared,
-    Release, RetryPolicy, Sent, TagFilter, Timestamp, TransactionId, TxMessage, Verdict, Visibility,
+    CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, Entry, Event, Extent, InDoubtPolicy,
+    Message, MessageId, Open, Origin, Page, PageRef, Place, Prepared, Release, RetryPolicy, Run, Sent,
+    TagFilter, Timestamp, TopicName, TransactionId, TxMessage, Verdict, Visibility,
 };
 
-/// Written by the version that first stored records like these. It must never change.
-const SAMPLE: &str = include_str!("samples/records-v1.hex");
+type Events = fn() -> Vec<Event>;
+
+/// Written by the versions that first stored records like these. They must never change.
+const SAMPLES: [(&str, Events); 2] =
+    [(include_str!("samples/records-v1.hex"), events), (include_str!("samples/images-v1.hex"), images)];
 
 #[test]
 fn every_record_comes_back_as_it_was() {
+    let all = || events().into_iter().chain(images());
     let mut writer = Writer::default();
     writer.reset(1_000);
     let mut extents = Vec::new();
-    for event in events() {
+    for event in all() {
         extents.push(writer.event(&event));
     }
     let mut reader = Reader::events(writer.bytes(), 1_000);
-    for (event, extents) in events().into_iter().zip(extents) {
+    for (event, extents) in all().zip(extents) {
         let (read, found) = reader.event().expect("it is readable").expect("there is one more");
         assert_eq!(read, without_bodies(event));
         assert_eq!(found, extents);
@@ -49,17 +56,36 @@ fn message_is_read_back_alone_and_its_damage_is_noticed() {
 }
 
 #[test]
-fn stored_sample_stays_readable() {
-    let digits: Vec<u8> = SAMPLE.bytes().filter(u8::is_ascii_hexdigit).collect();
-    let byte =
-        |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");
-    let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
-    let mut reader = Reader::events(&bytes, 0);
-    for event in events() {
-        let (read, _) = reader.event().expect("it is readable").expect("there is one more");
-        assert_eq!(read, without_bodies(event));
+fn page_is_read_back_alone_and_its_damage_is_noticed() {
+    let mut writer = Writer::default();
+    writer.reset(77);
+    let paged = Event::Paged { topic: topic(), queue: 1, first: 7, page: a_page() };
+    let extents = writer.event(&paged);
+    let [extent] = extents.as_slice() else { panic!("one page has one extent") };
+    let start = usize::try_from(extent.position - 77).expect("small");
+    let bytes = &writer.bytes()[start..start + extent.length as usize];
+    assert_eq!(page(&Bytes::copy_from_slice(bytes)), Ok(a_page()));
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 1;
+        assert!(page(&damaged.into()).is_err(), "byte {at} flipped");
     }
-    assert_eq!(reader.event(), Ok(None));
+}
+
+#[test]
+fn stored_samples_stay_readable() {
+    for (sample, events) in SAMPLES {
+        let digits: Vec<u8> = sample.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte =
+            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");
+        let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
+        let mut reader = Reader::events(&bytes, 0);
+        for event in events() {
+            let (read, _) = reader.event().expect("it is readable").expect("there is one more");
+            assert_eq!(read, without_bodies(event));
+        }
+        assert_eq!(reader.event(), Ok(None));
+    }
 }
 
 #[test]
@@ -155,6 +181,128 @@ fn events() -> Vec<Event> {
     ]
 }
 
+/// What images, the shelf and the carrying forward write.
+fn images() -> Vec<Event> {
+    let image = |piece| Event::Image(Box::new(piece));
+    let shop = || "shop".parse().expect("a legal name");
+    let cart = || "cart".parse().expect("a legal name");
+    let at = Timestamp::from_micros(77);
+    let transaction = TransactionId::from_u128(9);
+    let id = MessageId { transaction, index: 1 };
+    let Page(entries) = a_page();
+    let origin = entries[1].origin.as_deref().cloned().expect("the second is a dead letter");
+    let page = PageRef {
+        first: 1,
+        count: 2,
+        extent: Extent { position: 1 << 40, length: 99 },
+        released: (at, at),
+        contents: vec![Run { from: 5, to: 500, bytes: 50 }],
+    };
+    let queue = QueueImage { base: 1, hot_base: 3, last: vec![(shop(), 12)], pages: vec![page] };
+    let open = Open { attempt: 2, visible_at: at, leased: true, message_group: Some(u64::MAX) };
+    let cursor = CursorImage { floor: 4, settled: vec![(6, 9)], open: vec![(5, open)] };
+    let decided = DecidedTransaction {
+        verdict: verdict(Decision::Commit),
+        producer_group: shop(),
+        instance: None,
+        request_id: None,
+        fingerprint: 0,
+        prepared_at: at,
+        answered: 0,
+        messages: vec![TxMessage { topic: topic(), sequence: 9, release: placed() }],
+    };
+    let retry = RetryPolicy { attempts_max: 3, ..RetryPolicy::default() };
+    vec![
+        image(Image::Began { at }),
+        image(Image::Topic { topic: topic(), released: 300, queues: vec![queue] }),
+        image(Image::Entries { topic: topic(), queue: 1, entries }),
+        image(Image::Producer { producer_group: shop(), sequence: 12, callback: Some("http://a/b".into()) }),
+        image(Image::Open { transaction, open: an_open_transaction() }),
+        image(Image::Delayed { due: at, id, producer_group: shop(), half: a_half() }),
+        image(Image::Decided { transaction, decided }),
+        image(Image::Group { group: cart(), retry }),
+        image(Image::DeadLetters { group: cart(), letters: vec![(8, origin)] }),
+        image(Image::Subscription {
+            group: cart(),
+            topic: topic(),
+            filter: TagFilter::default(),
+            cursors: vec![cursor],
+        }),
+        image(Image::Ended),
+        Event::Moved { holder: Holder::Half(id), message: a_message("half") },
+        Event::Moved { holder: Holder::Delayed(at, id), message: a_message("delayed") },
+        Event::Moved { holder: Holder::Entry(a_place()), message: a_message("entry") },
+        Event::Moved { holder: Holder::Page, message: a_message("page") },
+        Event::Paged { topic: topic(), queue: 1, first: 7, page: a_page() },
+        Event::LetGo { topic: topic(), queue: 1, offsets: vec![7, 9] },
+        Event::Recalled { transaction, index: 1, due: at },
+    ]
+}
+
+fn topic() -> TopicName {
+    "orders".parse().expect("a legal name")
+}
+
+fn a_place() -> Place {
+    Place { topic: topic(), queue: 1, offset: 7 }
+}
+
+/// One entry that is kept, and a dead letter whose content is let go of.
+fn a_page() -> Page {
+    let entry = Entry {
+        id: MessageId { transaction: TransactionId::from_u128(1 << 100), index: 2 },
+        content: Extent { position: 1 << 35, length: 1_200 },
+        tag: Some("red".parse().expect("a legal tag")),
+        message_group: Some(42),
+        producer_group: "shop".parse().expect("a legal name"),
+        sequence: 300,
+        previous: 299,
+        released_at: Timestamp::from_micros(1_700_000_000_000_000),
+        origin: None,
+    };
+    let origin = Origin {
+        group: "cart".parse().expect("a legal name"),
+        place: a_place(),
+        attempts: 16,
+        reason: "broken".into(),
+        at: Timestamp::from_micros(5),
+    };
+    let letter = Entry {
+        content: Extent::NONE,
+        tag: None,
+        message_group: None,
+        origin: Some(Box::new(origin)),
+        ..entry.clone()
+    };
+    Page(vec![entry, letter])
+}
+
+fn a_half() -> Half {
+    Half {
+        topic: topic(),
+        content: Extent { position: 1, length: 2 },
+        tag: None,
+        message_group: Some(3),
+        visibility: Visibility::After(Duration::from_secs(4)),
+        sequence: 5,
+    }
+}
+
+fn an_open_transaction() -> OpenTransaction {
+    OpenTransaction {
+        producer_group: "shop".parse().expect("a legal name"),
+        instance: Some("one".parse().expect("a legal name")),
+        request_id: Some("r1".parse().expect("a legal name")),
+        fingerprint: 6,
+        policy: Arc::new(CheckPolicy::default()),
+        prepared_at: Timestamp::from_micros(7),
+        answered: 8,
+        in_doubt: true,
+        next_check: Timestamp::from_micros(9),
+        halves: vec![a_half()].into(),
+    }
+}
+
 fn prepared() -> Event {
     Event::Prepared(Prepared {
         transaction: TransactionId::from_u128(1),
@@ -225,6 +373,9 @@ fn without_bodies(event: Event) -> Event {
         let (indexes, messages): (Vec<_>, Vec<_>) = decided.replacements.into_iter().unzip();
         let replacements = indexes.into_iter().zip(empty(messages)).collect();
         return Event::Decided(Decided { replacements, ..decided });
+    }
+    if let Event::Moved { holder, message } = event {
+        return Event::Moved { holder, message: Message { body: Bytes::new(), ..message } };
     }
     event
 }

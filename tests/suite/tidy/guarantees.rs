@@ -37,7 +37,7 @@ fn is_ruler(line: &str) -> bool {
 fn unproven(readme: &str, tree: &[File]) -> Vec<String> {
     let exists = |test: &String| {
         tree.iter().any(|file| {
-            let heads = [format!("fn {test}("), format!("def {test}(")];
+            let heads = [format!("fn {test}("), format!("fn {test}<"), format!("def {test}(")];
             heads.iter().any(|head| file.text.contains(head))
         })
     };

@@ -351,7 +351,7 @@ impl Ledger {
         cursors.get_mut(queue as usize)?.turn((entries, &*self.shelf), filter, retry.attempts_max, now, steps)
     }
 
-    fn check_lease(
+    pub(super) fn check_lease(
         &self,
         group: &ConsumerGroup,
         topic: &TopicName,

@@ -23,10 +23,7 @@ impl Ledger {
     /// [`Inconsistency`] if it does not fit; the ledger must not be used any further.
     pub fn apply(&mut self, event: Event, extents: &[Extent]) -> Applied {
         match event {
-            Event::TopicCreated { topic, queues } => {
-                self.topics.insert(topic, Topic::new(queues));
-                Ok(())
-            }
+            Event::TopicCreated { topic, queues } => self.topic_created(topic, queues),
             Event::TopicDeleted { topic } => self.topic_deleted(&topic),
             Event::GroupConfigured { group, retry } => self.group_configured(group, retry),
             Event::Subscribed { group, topic, filter, floors } => {
@@ -55,6 +52,9 @@ impl Ledger {
                 Release::Placed { queue, offset, previous },
                 at,
             ),
+            Event::Recalled { transaction, index, due } => {
+                self.recalled(MessageId { transaction, index }, due)
+            }
             Event::Delivered { group, topic, queue, deliveries, until } => {
                 self.delivered(&group, &topic, queue, &deliveries, until)
             }
@@ -121,6 +121,11 @@ impl Ledger {
     fn trimmed(&mut self, topic: &TopicName, queue: u32, base: u64) -> Applied {
         let topic = self.topics.get_mut(topic).ok_or(Inconsistency("topic"))?;
         topic.queue_mut(queue).ok_or(Inconsistency("queue"))?.trim(base);
+        Ok(())
+    }
+
+    fn topic_created(&mut self, topic: TopicName, queues: u32) -> Applied {
+        self.topics.insert(topic, Topic::new(queues));
         Ok(())
     }
 
@@ -296,6 +301,12 @@ impl Ledger {
         let delayed = self.delayed.remove(&(due, id)).ok_or(Inconsistency("a release of nothing"))?;
         self.topics.get_mut(&delayed.half.topic).ok_or(Inconsistency("topic"))?.delayed -= 1;
         self.put(id, delayed.producer_group, delayed.half, (queue, offset), previous, at)
+    }
+
+    fn recalled(&mut self, id: MessageId, due: Timestamp) -> Applied {
+        let delayed = self.delayed.remove(&(due, id)).ok_or(Inconsistency("a recall of nothing"))?;
+        self.topics.get_mut(&delayed.half.topic).ok_or(Inconsistency("topic"))?.delayed -= 1;
+        Ok(())
     }
 
     /// Delayed messages come out in the order of their times, so the one released now is near the front.

@@ -69,6 +69,17 @@ impl Transactions for Door {
         answer("list_transactions", self.list(request.into_inner())).await
     }
 
+    async fn describe_floor(
+        &self,
+        _request: Request<v1::DescribeFloorRequest>,
+    ) -> Result<Response<v1::TransactionFloor>, Status> {
+        let floor = async {
+            let floor = self.service.transaction_floor().await?;
+            Ok(v1::TransactionFloor { transaction_id: floor.to_string() })
+        };
+        answer("describe_floor", floor).await
+    }
+
     async fn checks(
         &self,
         request: Request<Streaming<v1::ChecksRequest>>,
@@ -98,7 +109,7 @@ impl Door {
             next_page_token: last.filter(|_| listed.len() == max).unwrap_or_default(),
             transactions: listed
                 .into_iter()
-                .map(|described| to_wire::transaction(described, false))
+                .map(|described| to_wire::transaction(described, request.with_messages))
                 .collect(),
         })
     }

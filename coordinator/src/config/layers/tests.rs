@@ -73,6 +73,9 @@ fn every_setting_can_be_set_in_file_environment_and_flag() {
         ("callbacks.timeout", "'1s'", "1s"),
         ("callbacks.in_flight_max", "7", "7"),
         ("callbacks.batch_max", "7", "7"),
+        ("rocketmq.fifo_groups", "['line', 'queue']", "line, queue"),
+        ("rocketmq.push_invisible", "'90s'", "90s"),
+        ("rocketmq.users", "['ann:s3cret']", "ann:s3cret"),
         ("journal.segment_bytes", "1048576", "1048576"),
         ("log.filter", "'debug'", "debug"),
         ("log.format", "'json'", "json"),
@@ -85,19 +88,36 @@ fn every_setting_can_be_set_in_file_environment_and_flag() {
         assert_eq!(by_file, by_environment, "{name}");
         assert_eq!(by_file, by_flag, "{name}");
     }
-    // secret_file needs a file, see below.
+    // A table in the file, JSON elsewhere.
+    let json = r#"[{"url":"sqlite:a","producer_groups":["g"],"table":"t","connections_max":3}]"#;
+    let toml = "[[resolver.databases]]\nurl = 'sqlite:a'\nproducer_groups = ['g']\ntable = 't'\nconnections_max = 3\n";
+    let by_file = in_force(toml, &[], &[]);
+    assert_eq!(by_file, in_force("", &[&format!("HALFMQ_RESOLVER__DATABASES={json}")], &[]));
+    assert_eq!(by_file, in_force("", &[], &[&format!("resolver.databases={json}")]));
+    assert_ne!(by_file, in_force("", &[], &[]));
+    // These need a file, or each other, see below.
+    let apart = ["callbacks.secret_file", "tls.certificate", "tls.key", "resolver.databases"];
     let missing: Vec<String> = Settings::default()
         .in_force()
         .into_keys()
-        .filter(|known| known != "callbacks.secret_file" && !cases.iter().any(|(name, ..)| name == known))
+        .filter(|known| !apart.contains(&known.as_str()) && !cases.iter().any(|(name, ..)| name == known))
         .collect();
     assert!(missing.is_empty(), "not covered here: {missing:?}");
 }
 
 #[test]
+fn certificate_and_key_come_together() {
+    let by_file = in_force("tls.certificate = 'chain.pem'\ntls.key = 'key.pem'\n", &[], &[]);
+    assert_eq!(by_file.get("tls.key"), Some(&"key.pem".into()));
+    let variables = ["HALFMQ_TLS__CERTIFICATE=chain.pem", "HALFMQ_TLS__KEY=key.pem"];
+    assert_eq!(in_force("", &variables, &[]), by_file);
+    assert_eq!(in_force("", &[], &["tls.certificate=chain.pem", "tls.key=key.pem"]), by_file);
+}
+
+#[test]
 fn errors_name_the_place() {
     type Words<'a> = &'a [&'a str];
-    let cases: [(&str, Words, Words, Words); 17] = [
+    let cases: [(&str, Words, Words, Words); 22] = [
         ("intervall = 1\n", &[], &[], &["halfmq.toml", "line 1", "intervall"]),
         ("[checks]\ninterval = 'soon'\n", &[], &[], &["halfmq.toml", "line 2", "soon", "6s"]),
         ("[checks]\nnope = 1\n", &[], &[], &["line 2", "nope"]),
@@ -106,6 +126,11 @@ fn errors_name_the_place() {
         ("", &["HALFMQ_CHECKS__NOPE=1"], &[], &["HALFMQ_CHECKS__NOPE", "checks.nope"]),
         ("", &[], &["checks.nope=1"], &["--set checks.nope", "checks.nope"]),
         ("", &[], &["checks.in_doubt=drop"], &["--set checks.in_doubt", "keep, rollback, commit"]),
+        ("rocketmq.push_invisible = '500ms'\n", &[], &[], &["rocketmq.push_invisible", "1s to 12h"]),
+        ("rocketmq.fifo_groups = ['a b']\n", &[], &[], &["rocketmq.fifo_groups", "names"]),
+        ("rocketmq.users = ['ann']\n", &[], &[], &["rocketmq.users", "<access key>:<secret key>"]),
+        ("tls.certificate = 'chain.pem'\n", &[], &[], &["tls", "certificate and key together"]),
+        ("tls.key = 'key.pem'\n", &[], &[], &["tls", "certificate and key together"]),
         ("store = 'postgres://x'\n", &[], &[], &["store", "embedded"]),
         ("topic_queues = 0\n", &[], &[], &["topic_queues", "1 to 256"]),
         ("topic_queues = 257\n", &[], &[], &["topic_queues", "1 to 256"]),

@@ -72,7 +72,7 @@ impl Index {
     }
 
     /// Starts with the journal of this identity. Returns up to which frame the index has everything; `None`:
-    /// it has nothing and is made anew.
+    /// it has nothing, and is made anew until [`Index::complete`].
     pub fn begin(&self, identity: u64) -> Option<u64> {
         let mark = guarded(|| self.tree.get(MARK)).ok().flatten().and_then(|mark| take_mark(&mark));
         let known = mark.filter(|(of, _)| *of == identity).map(|(_, through)| through);
@@ -85,12 +85,13 @@ impl Index {
         let through = known.unwrap_or(0);
         self.through.store(through, Ordering::Release);
         self.inbox.open();
-        let keeper = Keeper {
+        let mut keeper = Keeper {
             tree: self.tree.clone(),
             path: self.path.clone(),
             identity,
             through: Arc::clone(&self.through),
             inbox: Arc::clone(&self.inbox),
+            complete: known.is_some(),
         };
         let (broken, inbox) = (Arc::clone(&self.broken), Arc::clone(&self.inbox));
         let thread = std::thread::Builder::new().name("halfmq-index".into()).spawn(move || {
@@ -134,6 +135,11 @@ impl Index {
         // A keeper that has given up takes no more, and marked the index as broken: memory keeps the
         // decision then.
         self.inbox.add(sequence, id, transaction);
+    }
+
+    /// Says that everything up to this frame was added. If the process dies before, the index begins anew.
+    pub fn complete(&self, through: u64) {
+        self.inbox.complete(through);
     }
 
     /// Receipts of transactions that were made before this are not all kept.

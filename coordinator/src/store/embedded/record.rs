@@ -178,6 +178,7 @@ events! {
     22 Moved { holder, message }
     23 Paged { topic, queue, first, page }
     24 LetGo { topic, queue, offsets }
+    25 Recalled { transaction, index, due }
     ; 8 Prepared ; 9 Sent ; 10 Decided ; 21 Image
 }
 

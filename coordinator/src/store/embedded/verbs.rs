@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use halfmq_core::limits::PAGE_MAX;
 use halfmq_core::{
-    Accepted, ConsumerGroup, DeadLetter, Decide, Delivery, GroupView, Message, Prepare, ProducerGroup,
+    Accepted, ConsumerGroup, DeadLetter, Decide, Delivery, GroupView, Message, Place, Prepare, ProducerGroup,
     Receipt, Receive, Rejection, Retry, RetryPolicy, Send, Start, State, Tick, Timestamp, TopicName,
     TopicView, TransactionId, TransactionView,
 };
@@ -12,8 +12,8 @@ use halfmq_core::{
 use super::journal::Segments;
 use super::{Embedded, Work, on_writer};
 use crate::store::{
-    Ack, Acked, CheckAnswer, Claimed, Lease, Leased, ListTransactions, Replacement, Replies, Reply,
-    Statistics, Store, Unavailable,
+    Ack, Acked, CheckAnswer, Claimed, GiveUp, Lease, Leased, ListTransactions, Recall, Replacement, Replies,
+    Reply, Statistics, Store, Unavailable,
 };
 
 impl Store for Embedded {
@@ -195,6 +195,23 @@ impl Store for Embedded {
                 ledger.retry_later(now, &lease.group, &lease.topic, lease.handle, *delay, reason, log)
             };
             batch.iter().map(retry).collect()
+        })
+    }
+
+    fn give_up(&self, batch: Vec<GiveUp>) -> Replies<Place> {
+        self.turn(Work::SMALL, move |turn| {
+            let (now, ledger, log) = turn.parts();
+            let give_up = |GiveUp { lease, attempts, reason }: &GiveUp| {
+                ledger.give_up(now, &lease.group, &lease.topic, lease.handle, *attempts, reason, log)
+            };
+            batch.iter().map(give_up).collect()
+        })
+    }
+
+    fn recall(&self, batch: Vec<Recall>) -> Replies<()> {
+        self.turn(Work::SMALL, move |turn| {
+            let (_, ledger, log) = turn.parts();
+            batch.iter().map(|item| ledger.recall(&item.topic, item.message, item.due, log)).collect()
         })
     }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use halfmq_coordinator::clock::Clock;
 use halfmq_coordinator::store::{
-    Ack, CheckAnswer, Lease, ListTransactions, Replacement, Replies, Store, Unavailable,
+    Ack, CheckAnswer, GiveUp, Lease, ListTransactions, Recall, Replacement, Replies, Store, Unavailable,
 };
 use halfmq_core::{
-    Answer, CheckPolicy, Decide, DecidedBy, Decision, InDoubtPolicy, Message, Place, Prepare, Receipt,
-    ReceiptHandle, Receive, Rejection, Retry, RetryPolicy, Send, Start, State, TagFilter, Timestamp,
+    Answer, CheckPolicy, Decide, DecidedBy, Decision, InDoubtPolicy, Message, MessageId, Place, Prepare,
+    Receipt, ReceiptHandle, Receive, Rejection, Retry, RetryPolicy, Send, Start, State, TagFilter, Timestamp,
     TransactionId, Visibility,
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct Teller<'a> {
     transactions: BTreeMap<String, TransactionId>,
     /// The handle of each body's latest delivery.
     handles: HashMap<String, ReceiptHandle>,
+    /// What was sent last to come later.
+    scheduled: Option<(MessageId, Timestamp)>,
 }
 
 /// The words of a call, and its `name=value` options.
@@ -70,6 +72,7 @@ impl<'a> Teller<'a> {
             open,
             transactions: BTreeMap::new(),
             handles: HashMap::new(),
+            scheduled: None,
         };
         let mut so_far = String::new();
         for line in story.lines().skip(1).map(str::trim).filter(|line| !line.is_empty()) {
@@ -106,6 +109,8 @@ impl<'a> Teller<'a> {
             "ack" => self.ack(&call).await,
             "extend" => self.extend(&call).await,
             "retry" => self.retry(&call).await,
+            "give-up" => self.give_up(&call).await,
+            "recall" => self.recall(&call).await,
             "tick" => self.tick(&call).await,
             _ => self.administer(&call).await,
         };
@@ -158,6 +163,9 @@ impl<'a> Teller<'a> {
         let send = contents(call, &call.words[1..])?;
         let receipt =
             one(self.store.send(vec![(call.option("group").unwrap_or("shop").parse()?, send)])).await?;
+        let scheduled =
+            |(id, at): &(MessageId, Result<Place, Timestamp>)| Some((*id, at.as_ref().err().copied()?));
+        self.scheduled = receipt.messages.iter().find_map(scheduled).or(self.scheduled);
         Ok(self.show_receipt(&receipt))
     }
 
@@ -255,6 +263,19 @@ impl<'a> Teller<'a> {
             Retry::Visible(at) => format!("again at {}", self.since_now(at)),
             Retry::DeadLetter(place) => format!("dead letter {place}"),
         })
+    }
+
+    async fn give_up(&self, call: &Call<'_>) -> Result<String, Rejection> {
+        let reason = call.option("reason").unwrap_or_default().to_owned();
+        let give_up = GiveUp { lease: self.lease(call)?, attempts: call.number("attempts", 0), reason };
+        Ok(format!("dead letter {}", one(self.store.give_up(vec![give_up])).await?))
+    }
+
+    /// Of the message that was sent last to come later.
+    async fn recall(&self, call: &Call<'_>) -> Result<String, Rejection> {
+        let (message, due) = self.scheduled.expect("a story recalls what it has sent");
+        one(self.store.recall(vec![Recall { topic: call.word(1).parse()?, message, due }])).await?;
+        Ok("ok".into())
     }
 
     async fn tick(&self, call: &Call<'_>) -> Result<String, Rejection> {

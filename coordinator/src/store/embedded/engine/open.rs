@@ -163,11 +163,11 @@ impl Opening {
             report(self.needed_from, self.needed_from);
         }
         let whole = self.whole && sequence == self.older + 1;
-        if let (Image::Began { at }, Some(index)) = (piece, &self.index)
-            && self.rebuilds
-            && !whole
-        {
-            index.raise_floor(*at);
+        if let (true, Image::Began { at }, Some(index)) = (self.rebuilds, piece, &self.index) {
+            if !whole {
+                index.raise_floor(*at);
+            }
+            index.complete(self.older);
         }
     }
 }
@@ -181,6 +181,10 @@ impl Reader for Opening {
         let known = self.index.as_ref().and_then(|index| index.begin(beginning.identity));
         self.through = known.unwrap_or(0);
         self.rebuilds = self.index.is_some() && known.is_none() && beginning.image.is_some();
+        if let Some(index) = self.index.as_ref().filter(|_| known.is_none() && !self.rebuilds) {
+            // There is nothing before what is replayed now.
+            index.complete(0);
+        }
         self.rebuilds
     }
 

@@ -42,6 +42,8 @@ struct Waiting {
     /// Keys and records of them.
     bytes: Vec<u8>,
     prune: Option<Timestamp>,
+    /// All up to this frame was added.
+    complete: Option<u64>,
     /// The keeper sleeps until it is told.
     asleep: bool,
     open: bool,
@@ -53,6 +55,12 @@ struct Decided {
     /// The key of its request id; empty for none.
     request: Range<usize>,
     record: Range<usize>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.decided.is_empty() && self.prune.is_none() && self.complete.is_none()
+    }
 }
 
 impl Inbox {
@@ -90,6 +98,13 @@ impl Inbox {
         }
     }
 
+    pub(super) fn complete(&self, through: u64) {
+        let mut waiting = self.waiting_mut();
+        waiting.complete = Some(through);
+        waiting.asleep = false;
+        self.come.notify_one();
+    }
+
     pub(super) fn prune(&self, before: Timestamp) {
         let mut waiting = self.waiting_mut();
         waiting.prune = Some(before);
@@ -101,7 +116,7 @@ impl Inbox {
     /// answered, too, after that time.
     fn take(&self, patience: Option<Duration>) -> Option<Waiting> {
         let mut waiting = self.waiting_mut();
-        while waiting.decided.is_empty() && waiting.prune.is_none() && waiting.open {
+        while waiting.is_empty() && waiting.open {
             waiting.asleep = true;
             let Some(patience) = patience else {
                 waiting = self.come.wait(waiting).unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +132,7 @@ impl Inbox {
         let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
         let open = waiting.open;
         let taken = std::mem::replace(&mut *waiting, Waiting { open, ..Waiting::default() });
-        (open || !taken.decided.is_empty() || taken.prune.is_some()).then_some(taken)
+        (open || !taken.is_empty()).then_some(taken)
     }
 
     fn waiting_mut(&self) -> MutexGuard<'_, Waiting> {
@@ -132,6 +147,8 @@ pub(super) struct Keeper {
     pub(super) identity: u64,
     pub(super) through: Arc<AtomicU64>,
     pub(super) inbox: Arc<Inbox>,
+    /// Nothing is missing that is older than what comes next: the index may say how much it has.
+    pub(super) complete: bool,
 }
 
 /// Written and not synced yet.
@@ -141,7 +158,7 @@ struct Unsynced {
 }
 
 impl Keeper {
-    pub(super) fn run(&self) -> io::Result<()> {
+    pub(super) fn run(&mut self) -> io::Result<()> {
         let mut unsynced: Option<Unsynced> = None;
         loop {
             let patience =
@@ -164,8 +181,7 @@ impl Keeper {
 
     /// Returns up to which frame everything is written now. One by one: a batch would lock everybody out who
     /// looks for a request id meanwhile, and everything before the mark is there whenever the mark is.
-    fn write(&self, taken: &Waiting) -> io::Result<Option<u64>> {
-        let Some(last) = taken.decided.last() else { return Ok(None) };
+    fn write(&mut self, taken: &Waiting) -> io::Result<Option<u64>> {
         let bytes = |range: &Range<usize>| taken.bytes.get(range.clone()).unwrap_or_default();
         let with_request = taken.decided.iter().filter(|decided| !decided.request.is_empty());
         let mut requests: Vec<_> =
@@ -182,10 +198,14 @@ impl Keeper {
         for (key, chunk) in chunks {
             self.tree.insert(key, chunk)?;
         }
+        self.complete |= taken.complete.is_some();
         // The last frame may have more decisions than were taken: only frames before it are complete.
-        let through = last.sequence.saturating_sub(1);
-        self.tree.insert(MARK, &put_mark(self.identity, through))?;
-        Ok(Some(through))
+        let last = taken.decided.last().map(|last| last.sequence.saturating_sub(1));
+        let through = last.max(taken.complete).filter(|_| self.complete);
+        if let Some(through) = through {
+            self.tree.insert(MARK, &put_mark(self.identity, through))?;
+        }
+        Ok(through)
     }
 
     fn prune(&self, before: Timestamp) -> io::Result<()> {

@@ -1,0 +1,118 @@
+//! `halfmq audit`: is every message accounted for?
+//!
+//! Every producer group numbers its messages 1, 2, 3, … when they are prepared or sent. Each number must have
+//! come to an end that can be named: released at one place, rolled back, or still open. Every consumer group is
+//! somewhere in what was released to its topics. With `--database`, the transaction log of a service is compared
+//! in both directions.
+
+mod account;
+#[cfg(feature = "resolver")]
+mod reconcile;
+
+use clap::Args;
+use halfmq_proto::v1::{
+    ListGroupsRequest, ListTransactionsRequest, Transaction, TransactionState,
+    transactions_client::TransactionsClient,
+};
+use serde_json::json;
+use tonic::transport::Channel;
+
+use super::{endpoint::Endpoint, failure::Failure, output::Output};
+use account::Accounts;
+
+/// What one page holds at most.
+const PAGE_MAX: u32 = 1_000;
+
+#[derive(Debug, Args)]
+pub(super) struct Audit {
+    /// Only of this producer group
+    #[arg(long, value_name = "G")]
+    group: Option<String>,
+    /// Compare with the transaction log in this database too: postgres://, mysql:// or sqlite:
+    #[cfg(feature = "resolver")]
+    #[arg(long, value_name = "URL", requires = "group", env = "HALFMQ_AUDIT_DATABASE")]
+    database: Option<String>,
+    /// The log's table
+    #[cfg(feature = "resolver")]
+    #[arg(long, value_name = "NAME", default_value = "halfmq_transaction_log")]
+    table: String,
+    /// Decide open transactions as the log says, after asking
+    #[cfg(feature = "resolver")]
+    #[arg(long, requires = "database")]
+    repair: bool,
+    /// Do not ask before repairing
+    #[cfg(feature = "resolver")]
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    endpoint: Endpoint,
+}
+
+impl Audit {
+    pub(super) async fn run(self, output: Output) -> Result<(), Failure> {
+        let mut transactions = self.endpoint.transactions().await?;
+        let group = self.group.clone().unwrap_or_default();
+        let mut accounts = Accounts::default();
+        // Open ones first: what is decided meanwhile is found again among the decided.
+        for state in
+            [TransactionState::Unspecified, TransactionState::Committed, TransactionState::RolledBack]
+        {
+            each(&mut transactions, state, &group, |transaction| accounts.add(transaction)).await?;
+        }
+        let groups =
+            self.endpoint.admin().await?.list_groups(ListGroupsRequest {}).await?.into_inner().groups;
+        let consumers = account::consumers(&groups);
+        let wrong = accounts.findings();
+        output.answer(
+            || {
+                let findings = if wrong.is_empty() {
+                    "Every message is accounted for.".to_owned()
+                } else {
+                    wrong.join("\n")
+                };
+                format!("{}\n\n{}\n\n{findings}", accounts.table(), consumers.render("No consumer groups."))
+            },
+            || json!({ "producers": accounts.json(), "groups": account::consumers_json(&groups), "findings": wrong }),
+        )?;
+        #[cfg(feature = "resolver")]
+        if let Some(url) = &self.database {
+            let audited = reconcile::Reconcile {
+                url,
+                table: &self.table,
+                group: &group,
+                repair: self.repair,
+                yes: self.yes,
+            };
+            audited.run(&accounts, transactions, output).await?;
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::Partly(format!("{} findings; see above", wrong.len())))
+        }
+    }
+}
+
+/// All transactions in this state, page by page, with their messages.
+async fn each(
+    client: &mut TransactionsClient<Channel>,
+    state: TransactionState,
+    group: &str,
+    mut look: impl FnMut(Transaction),
+) -> Result<(), Failure> {
+    let mut request = ListTransactionsRequest {
+        state: state.into(),
+        producer_group: group.to_owned(),
+        page_size: PAGE_MAX,
+        with_messages: true,
+        ..ListTransactionsRequest::default()
+    };
+    loop {
+        let page = client.list_transactions(request.clone()).await?.into_inner();
+        page.transactions.into_iter().for_each(&mut look);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return Ok(());
+        }
+    }
+}
