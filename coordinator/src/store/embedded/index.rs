@@ -8,8 +8,8 @@
 //!                                                   made before are not all kept
 //! ```
 //!
-//! `n` says: every decision in frames up to this sequence is in here. It is written in the same batch, so
-//! it is true whenever the index is readable at all. Absence from the chunks at or below it: the transaction
+//! `n` says: every decision in frames up to this sequence is in here. It is written behind them, and sled
+//! keeps what it wrote first, so it is true whenever the index is readable at all. Absence from the chunks at or below it: the transaction
 //! is not decided. A decision that was written again after a restart may stand in two chunks, the same in both.
 //!
 //! A thread of its own writes (keeper.rs). Losing the last seconds only means work at the next start.

@@ -179,24 +179,32 @@ impl Keeper {
         }
     }
 
-    /// Returns up to which frame everything is written now.
+    /// Returns up to which frame everything is written now. One by one: a batch would lock everybody out who
+    /// looks for a request id meanwhile, and everything before the mark is there whenever the mark is.
     fn write(&mut self, taken: &Waiting) -> io::Result<Option<u64>> {
         let bytes = |range: &Range<usize>| taken.bytes.get(range.clone()).unwrap_or_default();
-        let mut batch = sled::Batch::default();
-        for decided in taken.decided.iter().filter(|decided| !decided.request.is_empty()) {
-            batch.insert(bytes(&decided.request), &decided.id.as_u128().to_be_bytes());
+        let with_request = taken.decided.iter().filter(|decided| !decided.request.is_empty());
+        let mut requests: Vec<_> =
+            with_request.map(|decided| (bytes(&decided.request), decided.id.as_u128())).collect();
+        // Neighbours go into the same leaves.
+        requests.sort_unstable();
+        for (request, id) in requests {
+            self.tree.insert(request, &id.to_be_bytes())?;
         }
         let mut records: Vec<_> =
             taken.decided.iter().map(|decided| (decided.id, bytes(&decided.record))).collect();
-        chunk::make(&mut records, |key, value| batch.insert(key, value));
+        let mut chunks = Vec::new();
+        chunk::make(&mut records, |key, value| chunks.push((key, value)));
+        for (key, chunk) in chunks {
+            self.tree.insert(key, chunk)?;
+        }
         self.complete |= taken.complete.is_some();
-        // The last frame may have more decisions than this batch: only frames before it are complete.
+        // The last frame may have more decisions than were taken: only frames before it are complete.
         let last = taken.decided.last().map(|last| last.sequence.saturating_sub(1));
         let through = last.max(taken.complete).filter(|_| self.complete);
         if let Some(through) = through {
-            batch.insert(MARK, put_mark(self.identity, through).to_vec());
+            self.tree.insert(MARK, &put_mark(self.identity, through))?;
         }
-        self.tree.apply_batch(batch)?;
         Ok(through)
     }
 

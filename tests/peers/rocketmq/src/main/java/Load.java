@@ -59,7 +59,18 @@ public final class Load {
         this.allConsumed = new CountDownLatch(transactions);
     }
 
-    public static void main(String[] arguments) throws Exception {
+    public static void main(String[] arguments) {
+        try {
+            work(arguments);
+            System.exit(0);
+        } catch (Throwable failure) {
+            // Threads of the client would keep the process alive.
+            failure.printStackTrace();
+            System.exit(1);
+        }
+    }
+
+    private static void work(String[] arguments) throws Exception {
         if (arguments[0].equals("first")) {
             first(arguments[1]);
             return;
@@ -76,7 +87,6 @@ public final class Load {
             System.out.println(load.run(namesrv, "load-" + System.nanoTime() + "-" + number++));
             System.out.flush();
         }
-        System.exit(0);
     }
 
     private static void first(String namesrv) throws Exception {
@@ -91,7 +101,7 @@ public final class Load {
                 }
                 producer.sendMessageInTransaction(new Message("first", new byte[8]), null);
                 System.out.println(System.currentTimeMillis());
-                System.exit(0);
+                return;
             } catch (Exception notYet) {
                 Thread.sleep(10);
             }
@@ -136,7 +146,7 @@ public final class Load {
         producer.start();
         DefaultMQPushConsumer consumer = consumer(namesrv, topic);
         // The first message makes the topic, and the consumer finds out about it.
-        producer.sendMessageInTransaction(new Message(topic, new byte[4]), 0);
+        untilSent(producer, new Message(topic, new byte[4]));
         consumer.start();
         awaitFirst();
         long start = System.nanoTime();
@@ -156,6 +166,21 @@ public final class Load {
         producer.shutdown();
         consumer.shutdown();
         return result;
+    }
+
+    /** A broker that has just started is not known to the name server at once. */
+    private static void untilSent(TransactionMQProducer producer, Message message) throws Exception {
+        for (int left = 600;; left--) {
+            try {
+                producer.sendMessageInTransaction(message, 0);
+                return;
+            } catch (Exception notYet) {
+                if (left == 0) {
+                    throw notYet;
+                }
+                Thread.sleep(100);
+            }
+        }
     }
 
     private final CountDownLatch firstConsumed = new CountDownLatch(1);
