@@ -21,7 +21,7 @@ use super::{MARK, WAITING_MAX, chunk, put_mark, request_key};
 use crate::clock::Clock;
 
 /// How long decisions are gathered: nobody waits for them.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(20);
 /// How often the index is synced while there is something to write.
 const SYNC_EVERY: Duration = Duration::from_millis(500);
 /// Decisions at which nothing more is gathered.
