@@ -284,6 +284,12 @@ impl Disk for NoDisk {
         Ok(())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.remove(from)?;
+        self.names().push(to.to_owned());
+        Ok(())
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         Ok(())
     }

@@ -42,9 +42,11 @@ fn live(seed: u64) {
     let world = World::new(disk.clone(), SmallRng::seed_from_u64(chance.random()), seed);
     // Two of three make images, put entries onto the shelf and carry contents forward all the time.
     let mut world = if seed.is_multiple_of(3) { world } else { world.frugal() };
+    // One of three lives so long that segments go and their files come back.
+    let operations = if seed % 3 == 1 { 1_000 } else { 400 };
     for _ in 0..CUTS {
         // Starting is cut as well: a start that dies must be no worse than none.
-        disk.cut_after(chance.random_range(0..400));
+        disk.cut_after(chance.random_range(0..operations));
         match world.open() {
             Ok((mut engine, _)) => {
                 let began = world.create_topic(&mut engine);

@@ -20,6 +20,8 @@ struct State {
     files: BTreeMap<String, Content>,
     /// Names that are durable; others vanish with a power cut, removed ones come back.
     durable_names: BTreeMap<String, Content>,
+    /// New names that are not durable yet: old and new. After a power cut a file has one of them.
+    renamed: Vec<(String, String)>,
     chance: SmallRng,
     /// Operations until the power fails; `None`: it does not.
     cut_after: Option<u64>,
@@ -46,6 +48,7 @@ impl SimDisk {
         let state = State {
             files: BTreeMap::new(),
             durable_names: BTreeMap::new(),
+            renamed: Vec::new(),
             chance: SmallRng::seed_from_u64(seed),
             cut_after: None,
             off: false,
@@ -71,6 +74,11 @@ impl SimDisk {
 
     pub(crate) fn limit(&self, capacity: usize) {
         self.state().capacity = capacity;
+    }
+
+    /// Operations so far.
+    pub(crate) fn operations(&self) -> u64 {
+        self.state().operations
     }
 
     /// Bytes in use.
@@ -130,6 +138,12 @@ impl SimDisk {
             if !state.durable_names.contains_key(name) {
                 lock(content).survive(&mut state.chance);
             }
+        }
+        for (old, new) in std::mem::take(&mut state.renamed) {
+            let (content, kept) = (state.files.get(&new).map(Arc::clone), state.chance.random_bool(0.5));
+            survivors.remove(&old);
+            survivors.remove(&new);
+            survivors.extend(content.map(|content| (if kept { new } else { old }, content)));
         }
         state.files = survivors.clone();
         state.durable_names = survivors;
@@ -229,10 +243,22 @@ impl Disk for SimDisk {
         fate.heard()
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let fate = state.step()?;
+        if fate != Fate::NotDone {
+            let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+            state.files.insert(to.to_owned(), content);
+            state.renamed.push((from.to_owned(), to.to_owned()));
+        }
+        fate.heard()
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.state();
         let fate = state.step()?;
         if matches!(fate, Fate::Done | Fate::DoneUnheard) {
+            state.renamed.clear();
             state.durable_names = state.files.clone();
         }
         fate.heard()

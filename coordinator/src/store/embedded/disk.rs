@@ -26,7 +26,12 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// Of the operating system.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes creations and removals durable.
+    /// Gives a file another name, in one step; what had that name before is gone.
+    ///
+    /// # Errors
+    /// Of the operating system.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Makes creations, removals and new names durable.
     ///
     /// # Errors
     /// Of the operating system.
@@ -91,6 +96,10 @@ impl Disk for Directory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn sync_directory(&self) -> io::Result<()> {

@@ -22,11 +22,11 @@ mod read;
 mod recovery;
 pub mod repair;
 mod segment;
+mod spare;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, RwLock};
-use std::thread::JoinHandle;
 
 pub use read::{read, read_all};
 pub use recovery::{Beginning, Damage, OpenError, Reader, Recovered};
@@ -35,7 +35,8 @@ pub use segment::Anchor;
 use super::disk::Disk;
 use frame::{Frame, HEAD_BYTES};
 use high_water::HighWater;
-use segment::{Blank, Segment};
+use segment::Segment;
+use spare::Spares;
 
 /// Takes the records of a frame, the address of their first byte, and the frame's sequence.
 pub type Replay<'a> = dyn FnMut(&[u8], u64, u64) -> Result<(), String> + 'a;
@@ -57,7 +58,6 @@ impl Default for JournalOptions {
 
 /// The journal, open for writing.
 pub struct Journal {
-    disk: Arc<dyn Disk>,
     options: JournalOptions,
     segments: Segments,
     current: Arc<Segment>,
@@ -69,7 +69,7 @@ pub struct Journal {
     tail: u64,
     /// Sequence of the next frame.
     sequence: u64,
-    spare: Spare,
+    spares: Spares,
     high_water: HighWater,
 }
 
@@ -85,12 +85,6 @@ pub struct Stretch {
     pub to: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
-}
-
-enum Spare {
-    Missing,
-    Coming(JoinHandle<io::Result<Blank>>),
-    Ready(Blank),
 }
 
 impl Journal {
@@ -157,7 +151,7 @@ impl Journal {
     /// Of the disk; the file then stays, and may be removed after the next start.
     pub fn release(&mut self, from: u64) -> io::Result<()> {
         let segment = self.segments.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&from);
-        segment.map_or(Ok(()), |segment| self.disk.remove(&segment.name()))
+        segment.map_or(Ok(()), |segment| self.spares.recycle(segment))
     }
 
     /// The address that the first record of the next frame will have.
@@ -182,22 +176,21 @@ impl Journal {
     #[must_use]
     pub fn room(&self) -> u64 {
         let rest = self.current.room_at(self.tail).saturating_sub(HEAD_BYTES as u64);
-        match &self.spare {
-            Spare::Ready(blank) => rest.max(blank.capacity().saturating_sub(HEAD_BYTES as u64)),
-            Spare::Missing | Spare::Coming(_) => rest,
-        }
+        let next = self.spares.ready().map_or(0, |blank| blank.capacity().saturating_sub(HEAD_BYTES as u64));
+        rest.max(next)
     }
 
     /// Whether a second segment stands ready, so that filling the current one is no end.
     #[must_use]
     pub fn has_spare(&self) -> bool {
-        matches!(self.spare, Spare::Ready(_))
+        self.spares.ready().is_some()
     }
 
-    /// Whether the current segment is so full that the next one should be made.
+    /// Whether the next segment should be seen to.
     #[must_use]
     pub fn wants_spare(&self) -> bool {
-        !self.has_spare() && self.current.room_at(self.tail) < self.options.segment_bytes / 2
+        let (used, of) = self.used();
+        !self.has_spare() && used > of / 8
     }
 
     /// The same for the whole life of the journal.
@@ -211,54 +204,22 @@ impl Journal {
     /// # Errors
     /// When no segment can be made, such as on a full disk. Nothing is lost; try again later.
     pub fn ensure_room(&mut self, bytes: u64, salt: impl FnOnce() -> u64) -> io::Result<()> {
-        self.await_spare()?;
         let length = self.options.segment_bytes.max(bytes + HEAD_BYTES as u64 + segment::HEAD_BYTES);
-        match &mut self.spare {
-            // Never made anew: while that fails halfway, the room that decisions live on must stay.
-            Spare::Ready(blank) => blank.grow(length),
-            Spare::Missing | Spare::Coming(_) => {
-                self.spare =
-                    Spare::Ready(Blank::make(&*self.disk, self.current.number() + 1, length, salt())?);
-                Ok(())
-            }
-        }
+        self.spares.ensure(self.current.number() + 1, length, salt)
     }
 
-    /// Sees to it that the next segment is there before the current one is full. Call it between groups.
+    /// Begins to make the next segment, or sees whether it is made. Call it between groups.
     ///
     /// # Errors
     /// When it cannot be made, such as on a full disk. Nothing is lost; try again later.
     pub fn prepare_spare(&mut self, salt: impl FnOnce() -> u64) -> io::Result<()> {
-        match std::mem::replace(&mut self.spare, Spare::Missing) {
-            Spare::Ready(blank) => self.spare = Spare::Ready(blank),
-            Spare::Coming(maker) if !maker.is_finished() => self.spare = Spare::Coming(maker),
-            Spare::Coming(maker) => {
-                self.spare = Spare::Ready(maker.join().map_err(|_| io::Error::other("panic"))??)
-            }
-            Spare::Missing => {
-                let (disk, number) = (Arc::clone(&self.disk), self.current.number() + 1);
-                let (bytes, salt) = (self.options.segment_bytes, salt());
-                let make = move || Blank::make(&*disk, number, bytes, salt);
-                self.spare = match self.options.spare_in_background {
-                    true => {
-                        Spare::Coming(std::thread::Builder::new().name("halfmq-spare".into()).spawn(make)?)
-                    }
-                    false => Spare::Ready(make()?),
-                };
-            }
-        }
-        Ok(())
+        self.spares.prepare(self.current.number() + 1, salt)
     }
 
-    /// Waits for a spare that is being made.
-    fn await_spare(&mut self) -> io::Result<()> {
-        match std::mem::replace(&mut self.spare, Spare::Missing) {
-            Spare::Coming(maker) => {
-                self.spare = Spare::Ready(maker.join().map_err(|_| io::Error::other("panic"))??);
-            }
-            spare @ (Spare::Missing | Spare::Ready(_)) => self.spare = spare,
-        }
-        Ok(())
+    /// How much of the current segment is used.
+    fn used(&self) -> (u64, u64) {
+        let of = self.current.capacity();
+        (of.saturating_sub(self.current.room_at(self.tail)), of)
     }
 
     /// Writes one frame and syncs it. When this returns, the records are durable.
@@ -279,13 +240,15 @@ impl Journal {
         self.tail += needed;
         self.high_water.raise(self.sequence, self.tail);
         self.sequence += 1;
+        let (used, of) = self.used();
+        self.spares.keep_up(used, of);
         Ok(())
     }
 
     /// Goes on in the next segment. Its head is durable before its first frame is written.
     fn roll(&mut self, needed: u64, salt: impl FnOnce() -> u64) -> Result<(), AppendError> {
         self.ensure_room(needed, salt).map_err(AppendError::NoRoom)?;
-        let Spare::Ready(blank) = std::mem::replace(&mut self.spare, Spare::Missing) else {
+        let Some(blank) = self.spares.take() else {
             return Err(AppendError::NoRoom(io::ErrorKind::StorageFull.into()));
         };
         let segment = Arc::new(

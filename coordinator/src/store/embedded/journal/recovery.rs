@@ -16,7 +16,8 @@ use std::sync::{Arc, RwLock};
 use super::frame::{Frame, HEAD_BYTES};
 use super::high_water::{HighWater, Mark};
 use super::segment::{self, Anchor, Blank, Found, Segment};
-use super::{Journal, JournalOptions, Replay, Segments, Spare};
+use super::spare::Spares;
+use super::{Journal, JournalOptions, Replay, Segments};
 use crate::store::embedded::disk::Disk;
 
 /// What opening a journal found.
@@ -101,7 +102,8 @@ pub(super) fn open(
     let mut found = find(&*disk)?;
     if found.is_empty() {
         missing_all(mark)?;
-        let blank = Blank::make(&*disk, 1, options.segment_bytes, salt)?;
+        let bytes = options.segment_bytes.min(FIRST_BYTES);
+        let blank = Blank::make(&*disk, 1, bytes, salt, &|_| Ok(()))?;
         let identity = blank.salt();
         found.push(Arc::new(blank.activate(BEGINNING, identity, None)?));
     }
@@ -125,9 +127,8 @@ pub(super) fn open(
     }
     current.write_again(last.max(current.base()), tail)?;
     let high_water = HighWater::open(&*disk)?;
-    let spare = Spare::Missing;
-    let journal =
-        Journal { disk, options, segments, current, identity, image, tail, sequence, spare, high_water };
+    let spares = Spares::open(disk, &options)?;
+    let journal = Journal { options, segments, current, identity, image, tail, sequence, spares, high_water };
     Ok((journal, recovered))
 }
 
@@ -150,6 +151,8 @@ pub(super) fn inspect(disk: &dyn Disk, scan: &mut Scan<'_, '_>) -> Result<Option
     }
 }
 
+/// Bytes of the very first segment: a new store is ready at once, larger ones are made in the background.
+const FIRST_BYTES: u64 = 8 * 1024 * 1024;
 const BEGINNING: Anchor = Anchor { address: 0, sequence: 1 };
 
 /// Which segments a start needs, and which only hold contents and what an index is made of.

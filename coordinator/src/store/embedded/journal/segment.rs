@@ -26,8 +26,10 @@ const COPY_AT: u64 = 2_048;
 const HEAD: usize = 68;
 const MAGIC: [u8; 4] = *b"HMQs";
 const VERSION: u32 = 2;
-const ZEROS: usize = 1024 * 1024;
+/// Bytes of zeros that are written and synced at once.
+pub(super) const PIECE: u64 = 256 * 1024;
 const SUFFIX: &str = ".seg";
+const RELEASED_SUFFIX: &str = ".old";
 
 /// A file of zeros that waits to become a segment.
 pub(super) struct Blank {
@@ -69,9 +71,16 @@ pub struct Anchor {
 }
 
 impl Blank {
-    pub(super) fn make(disk: &dyn Disk, number: u64, length: u64, salt: u64) -> io::Result<Self> {
+    /// A new file. `wait` is asked before each piece.
+    pub(super) fn make(
+        disk: &dyn Disk,
+        number: u64,
+        length: u64,
+        salt: u64,
+        wait: &dyn Fn(u64) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let file = disk.open(&name(number))?;
-        if let Err(error) = fill_with_zeros(&*file, 0, length) {
+        if let Err(error) = fill_with_zeros(&*file, 0, length, wait) {
             // Half a spare only takes the room that decisions need.
             disk.remove(&name(number))?;
             return Err(error);
@@ -80,10 +89,32 @@ impl Blank {
         Ok(Self { file, number, length, salt })
     }
 
+    /// The file of a released segment. Until all of it is zero its name says that it is none.
+    pub(super) fn reuse(
+        disk: &dyn Disk,
+        released: &str,
+        number: u64,
+        length: u64,
+        salt: u64,
+        wait: &dyn Fn(u64) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        // Were the old name to come back after a crash, it would be a segment with a hole.
+        disk.sync_directory()?;
+        let file = disk.open(released)?;
+        let length = length.max(file.length()?);
+        if let Err(error) = fill_with_zeros(&*file, 0, length, wait) {
+            disk.remove(released)?;
+            return Err(error);
+        }
+        disk.rename(released, &name(number))?;
+        disk.sync_directory()?;
+        Ok(Self { file, number, length, salt })
+    }
+
     /// Makes it at least this long. If that fails it is as long as it was.
     pub(super) fn grow(&mut self, length: u64) -> io::Result<()> {
         if length > self.length {
-            fill_with_zeros(&*self.file, self.length, length)?;
+            fill_with_zeros(&*self.file, self.length, length, &|_| Ok(()))?;
             self.length = length;
         }
         Ok(())
@@ -167,6 +198,21 @@ impl Segment {
         name(self.head.number)
     }
 
+    /// What its file is called once it is released.
+    pub(super) fn released_name(&self) -> String {
+        format!("{:010}{RELEASED_SUFFIX}", self.head.number)
+    }
+
+    /// Bytes of the file.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Bytes of frames it can take.
+    pub(super) fn capacity(&self) -> u64 {
+        self.length.saturating_sub(HEAD_BYTES)
+    }
+
     /// Offset in the file.
     pub(super) fn offset(&self, address: u64) -> u64 {
         HEAD_BYTES + (address - self.head.base)
@@ -184,9 +230,9 @@ impl Segment {
     /// that when a store is new, and what was touched once stays with the process for a while.
     pub(super) fn read_all(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(self.length.saturating_sub(HEAD_BYTES)).unwrap_or(0)];
-        let (mut piece, zeros) = (vec![0; ZEROS], vec![0; ZEROS]);
+        let (mut piece, zeros) = (zeros(PIECE), zeros(PIECE));
         let mut at = HEAD_BYTES;
-        for place in bytes.chunks_mut(ZEROS) {
+        for place in bytes.chunks_mut(zeros.len()) {
             let (piece, _) = piece.split_at_mut(place.len());
             self.file.read_at(piece, at)?;
             if zeros.get(..place.len()) != Some(&*piece) {
@@ -204,7 +250,7 @@ impl Segment {
     /// Zeros, durable when it returns. `offset` is in the file.
     pub(super) fn clear(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let end = self.length.min(offset.saturating_add(bytes));
-        fill_with_zeros(&*self.file, offset, end)
+        fill_with_zeros(&*self.file, offset, end, &|_| Ok(()))
     }
 
     /// Makes durable what may only be in memory: the head, and the frame between these addresses.
@@ -238,16 +284,31 @@ impl Segment {
 
 /// Zeros, durable when it returns. Synced piece by piece: a whole segment at once would hold up the syncs of
 /// the journal behind it.
-fn fill_with_zeros(file: &dyn DiskFile, from: u64, end: u64) -> io::Result<()> {
-    let zeros = vec![0; ZEROS];
+fn fill_with_zeros(
+    file: &dyn DiskFile,
+    from: u64,
+    end: u64,
+    wait: &dyn Fn(u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let piece = zeros(PIECE.min(end.saturating_sub(from)));
     let mut at = from;
     while at < end {
-        let step = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
-        file.write_at(zeros.get(..step).unwrap_or(&zeros), at)?;
+        wait(at)?;
+        let step = usize::try_from(end - at).map_or(piece.len(), |rest| rest.min(piece.len()));
+        file.write_at(piece.get(..step).unwrap_or(&piece), at)?;
         file.sync()?;
         at += step as u64;
     }
     Ok(())
+}
+
+fn zeros(bytes: u64) -> Vec<u8> {
+    vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)]
+}
+
+/// Whether a file of this name was a segment and is none any more.
+pub(super) fn is_released(name: &str) -> bool {
+    name.strip_suffix(RELEASED_SUFFIX).is_some_and(|number| number.parse::<u64>().is_ok())
 }
 
 /// The number of a segment's file; `None` for other files.
@@ -317,5 +378,7 @@ mod tests {
         }
         assert_eq!(number(&name(3)), Some(3));
         assert_eq!(number("high-water"), None);
+        assert!(is_released("0000000003.old") && number("0000000003.old").is_none());
+        assert!(!is_released(&name(3)) && !is_released("notes.old"));
     }
 }

@@ -1,0 +1,241 @@
+//! The next segment, made while the current one fills.
+//!
+//! ```text
+//!   a segment was released ─► NNN.old ─┐ written over in place
+//!   there is none to reuse ────────────┴─► zeros, piece by piece ─► MMM.seg ─► its head ─► frames
+//! ```
+//!
+//! The zeros cost the disk as much as the frames do. So they are written in step with the journal: a segment
+//! at a time would hold up the syncs that callers wait for. A file that is reused keeps its place on the
+//! disk, so that nothing but the zeros has to be written, and there is room on a full disk.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use super::JournalOptions;
+use super::segment::{self, Blank, PIECE, Segment};
+use crate::store::embedded::disk::Disk;
+
+/// Released files that are kept for reuse. More would take more from the disk than they give.
+const OLD_MAX: usize = 2;
+
+/// The next segment, and files that can become one.
+pub(super) struct Spares {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    in_background: bool,
+    next: Next,
+    /// Names of released files.
+    old: Vec<String>,
+}
+
+enum Next {
+    Missing,
+    Coming(Maker),
+    Ready(Blank),
+}
+
+impl Spares {
+    /// Knows the files that were released before.
+    pub(super) fn open(disk: Arc<dyn Disk>, options: &JournalOptions) -> io::Result<Self> {
+        let mut old: Vec<String> =
+            disk.list()?.into_iter().filter(|name| segment::is_released(name)).collect();
+        for name in old.split_off(old.len().min(OLD_MAX)) {
+            disk.remove(&name)?;
+        }
+        let JournalOptions { segment_bytes, spare_in_background, .. } = *options;
+        Ok(Self { disk, segment_bytes, in_background: spare_in_background, next: Next::Missing, old })
+    }
+
+    /// The one that stands ready.
+    pub(super) fn ready(&self) -> Option<&Blank> {
+        match &self.next {
+            Next::Ready(blank) => Some(blank),
+            Next::Missing | Next::Coming(_) => None,
+        }
+    }
+
+    pub(super) fn take(&mut self) -> Option<Blank> {
+        match std::mem::replace(&mut self.next, Next::Missing) {
+            Next::Ready(blank) => Some(blank),
+            next @ (Next::Missing | Next::Coming(_)) => {
+                self.next = next;
+                None
+            }
+        }
+    }
+
+    /// Begins to make it, or sees whether it is made.
+    ///
+    /// # Errors
+    /// Of the disk. Nothing is lost; try again later.
+    pub(super) fn prepare(&mut self, number: u64, salt: impl FnOnce() -> u64) -> io::Result<()> {
+        match std::mem::replace(&mut self.next, Next::Missing) {
+            Next::Ready(blank) => self.next = Next::Ready(blank),
+            Next::Coming(maker) if !maker.is_finished() => self.next = Next::Coming(maker),
+            Next::Coming(maker) => self.next = Next::Ready(maker.join()?),
+            Next::Missing if self.in_background => self.next = Next::Coming(self.maker(number, salt())?),
+            Next::Missing => self.next = Next::Ready(self.make_now(number, self.segment_bytes, salt())?),
+        }
+        Ok(())
+    }
+
+    /// Waits for it, or makes it, at least so long.
+    ///
+    /// # Errors
+    /// Of the disk. Nothing is lost; try again later.
+    pub(super) fn ensure(&mut self, number: u64, length: u64, salt: impl FnOnce() -> u64) -> io::Result<()> {
+        match std::mem::replace(&mut self.next, Next::Missing) {
+            Next::Coming(maker) => self.next = Next::Ready(maker.join()?),
+            Next::Ready(blank) => self.next = Next::Ready(blank),
+            Next::Missing => self.next = Next::Ready(self.make_now(number, length, salt())?),
+        }
+        match &mut self.next {
+            // Never made anew: while that fails halfway, the room that decisions live on must stay.
+            Next::Ready(blank) => blank.grow(length),
+            Next::Missing | Next::Coming(_) => Ok(()),
+        }
+    }
+
+    /// Tells that this share of the current segment is used.
+    pub(super) fn keep_up(&mut self, used: u64, of: u64) {
+        if let Next::Coming(maker) = &mut self.next {
+            maker.allow(due(self.segment_bytes, used, of));
+        }
+    }
+
+    /// Lets go of a segment, or keeps its file for reuse.
+    ///
+    /// # Errors
+    /// Of the disk; the file then stays, and may be released after the next start.
+    pub(super) fn recycle(&mut self, segment: Arc<Segment>) -> io::Result<()> {
+        let (name, released) = (segment.name(), segment.released_name());
+        // Whoever still reads in it must find what was there: then it is no file to write over.
+        let unused = Arc::into_inner(segment).is_some_and(|segment| segment.length() == self.segment_bytes);
+        if !unused || self.old.len() >= OLD_MAX {
+            return self.disk.remove(&name);
+        }
+        self.disk.rename(&name, &released)?;
+        self.old.push(released);
+        Ok(())
+    }
+
+    fn make_now(&mut self, number: u64, length: u64, salt: u64) -> io::Result<Blank> {
+        let old = self.old.pop();
+        make(&*self.disk, old, number, length, salt, &|_| Ok(()))
+    }
+
+    fn maker(&mut self, number: u64, salt: u64) -> io::Result<Maker> {
+        let (disk, length, old) = (Arc::clone(&self.disk), self.segment_bytes, self.old.pop());
+        let pace = Arc::new(Pace::default());
+        let of_thread = Arc::clone(&pace);
+        let make = move || make(&*disk, old, number, length, salt, &|at| of_thread.wait(at));
+        let thread = std::thread::Builder::new().name("halfmq-spare".into()).spawn(make)?;
+        Ok(Maker { thread: Some(thread), pace, told: 0 })
+    }
+}
+
+/// Begins and ends with the current segment, and leaves an eighth of it at either end: the thread needs some
+/// time to begin, and the journal must not have to wait for the last piece.
+fn due(bytes: u64, used: u64, of: u64) -> u64 {
+    let eighth = (of / 8).max(1);
+    let share = u128::from(used.saturating_sub(eighth)) * u128::from(bytes) / u128::from(6 * eighth);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+fn make(
+    disk: &dyn Disk,
+    old: Option<String>,
+    number: u64,
+    length: u64,
+    salt: u64,
+    wait: &dyn Fn(u64) -> io::Result<()>,
+) -> io::Result<Blank> {
+    match old {
+        Some(old) => Blank::reuse(disk, &old, number, length, salt, wait),
+        None => Blank::make(disk, number, length, salt, wait),
+    }
+}
+
+/// A thread that makes the next segment. It ends with the journal: nothing else writes into its files then.
+struct Maker {
+    thread: Option<JoinHandle<io::Result<Blank>>>,
+    pace: Arc<Pace>,
+    /// What it was last told.
+    told: u64,
+}
+
+impl Maker {
+    fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Lets it go that far.
+    fn allow(&mut self, bytes: u64) {
+        if bytes / PIECE > self.told / PIECE {
+            self.told = bytes;
+            self.pace.allowed.store(bytes, Ordering::Release);
+            self.wake();
+        }
+    }
+
+    fn join(mut self) -> io::Result<Blank> {
+        self.allow(u64::MAX);
+        let panicked = || io::Error::other("the thread that makes segments panicked");
+        self.thread.take().map_or_else(|| Err(panicked()), |thread| thread.join().map_err(|_| panicked())?)
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        self.pace.given_up.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+#[derive(Default)]
+struct Pace {
+    allowed: AtomicU64,
+    given_up: AtomicBool,
+}
+
+impl Pace {
+    /// Until the piece that begins there may be written.
+    fn wait(&self, at: u64) -> io::Result<()> {
+        loop {
+            if self.given_up.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if self.allowed.load(Ordering::Acquire) >= at {
+                return Ok(());
+            }
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_segment_grows_with_the_current_one() {
+        let steps = [(0, 0), (100, 0), (101, 1), (400, 400), (700, 800), (800, 933)];
+        for (used, expected) in steps {
+            assert_eq!(due(800, used, 800), expected, "{used} of 800 used");
+        }
+        assert_eq!(due(800, 8, 8), 933, "a small one is soon full");
+        assert!(due(u64::MAX, u64::MAX, 1) == u64::MAX && due(1, 0, 0) == 0, "no overflow");
+    }
+}
