@@ -213,7 +213,7 @@ impl Journal {
     /// # Errors
     /// When it cannot be made, such as on a full disk. Nothing is lost; try again later.
     pub fn prepare_spare(&mut self, salt: impl FnOnce() -> u64) -> io::Result<()> {
-        self.spares.prepare(self.current.number() + 1, salt)
+        self.spares.prepare(&self.current, salt)
     }
 
     /// How much of the current segment is used.

@@ -103,7 +103,7 @@ pub(super) fn open(
     if found.is_empty() {
         missing_all(mark)?;
         let bytes = options.segment_bytes.min(FIRST_BYTES);
-        let blank = Blank::make(&*disk, 1, bytes, salt, &|_| Ok(()))?;
+        let blank = Blank::make(&*disk, 1, bytes, salt, &segment::AT_ONCE)?;
         let identity = blank.salt();
         found.push(Arc::new(blank.activate(BEGINNING, identity, None)?));
     }

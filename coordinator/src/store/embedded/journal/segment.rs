@@ -26,8 +26,9 @@ const COPY_AT: u64 = 2_048;
 const HEAD: usize = 68;
 const MAGIC: [u8; 4] = *b"HMQs";
 const VERSION: u32 = 2;
-/// Bytes of zeros that are written and synced at once.
+/// Bytes of zeros that are written and synced at once: as few as that, and as many when there is haste.
 pub(super) const PIECE: u64 = 256 * 1024;
+const PIECE_MAX: u64 = 4 * PIECE;
 const SUFFIX: &str = ".seg";
 const RELEASED_SUFFIX: &str = ".old";
 
@@ -71,16 +72,16 @@ pub struct Anchor {
 }
 
 impl Blank {
-    /// A new file. `wait` is asked before each piece.
+    /// A new file.
     pub(super) fn make(
         disk: &dyn Disk,
         number: u64,
         length: u64,
         salt: u64,
-        wait: &dyn Fn(u64) -> io::Result<()>,
+        pace: &Pace<'_>,
     ) -> io::Result<Self> {
         let file = disk.open(&name(number))?;
-        if let Err(error) = fill_with_zeros(&*file, 0, length, wait) {
+        if let Err(error) = fill_with_zeros(&*file, 0, length, pace) {
             // Half a spare only takes the room that decisions need.
             disk.remove(&name(number))?;
             return Err(error);
@@ -96,13 +97,13 @@ impl Blank {
         number: u64,
         length: u64,
         salt: u64,
-        wait: &dyn Fn(u64) -> io::Result<()>,
+        pace: &Pace<'_>,
     ) -> io::Result<Self> {
         // Were the old name to come back after a crash, it would be a segment with a hole.
         disk.sync_directory()?;
         let file = disk.open(released)?;
         let length = length.max(file.length()?);
-        if let Err(error) = fill_with_zeros(&*file, 0, length, wait) {
+        if let Err(error) = fill_with_zeros(&*file, 0, length, pace) {
             disk.remove(released)?;
             return Err(error);
         }
@@ -114,7 +115,7 @@ impl Blank {
     /// Makes it at least this long. If that fails it is as long as it was.
     pub(super) fn grow(&mut self, length: u64) -> io::Result<()> {
         if length > self.length {
-            fill_with_zeros(&*self.file, self.length, length, &|_| Ok(()))?;
+            fill_with_zeros(&*self.file, self.length, length, &AT_ONCE)?;
             self.length = length;
         }
         Ok(())
@@ -250,7 +251,7 @@ impl Segment {
     /// Zeros, durable when it returns. `offset` is in the file.
     pub(super) fn clear(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let end = self.length.min(offset.saturating_add(bytes));
-        fill_with_zeros(&*self.file, offset, end, &|_| Ok(()))
+        fill_with_zeros(&*self.file, offset, end, &AT_ONCE)
     }
 
     /// Makes durable what may only be in memory: the head, and the frame between these addresses.
@@ -282,22 +283,22 @@ impl Segment {
     }
 }
 
+/// Is asked before each piece, with where it begins, how far zeros may be written by now; may wait.
+pub(super) type Pace<'a> = dyn Fn(u64) -> io::Result<u64> + 'a;
+
+pub(super) const AT_ONCE: fn(u64) -> io::Result<u64> = |_| Ok(u64::MAX);
+
 /// Zeros, durable when it returns. Synced piece by piece: a whole segment at once would hold up the syncs of
 /// the journal behind it.
-fn fill_with_zeros(
-    file: &dyn DiskFile,
-    from: u64,
-    end: u64,
-    wait: &dyn Fn(u64) -> io::Result<()>,
-) -> io::Result<()> {
-    let piece = zeros(PIECE.min(end.saturating_sub(from)));
+fn fill_with_zeros(file: &dyn DiskFile, from: u64, end: u64, pace: &Pace<'_>) -> io::Result<()> {
+    let zeros = zeros(PIECE_MAX.min(end.saturating_sub(from)));
     let mut at = from;
     while at < end {
-        wait(at)?;
-        let step = usize::try_from(end - at).map_or(piece.len(), |rest| rest.min(piece.len()));
-        file.write_at(piece.get(..step).unwrap_or(&piece), at)?;
+        let allowed = pace(at)?.saturating_sub(at).clamp(PIECE, PIECE_MAX).min(end - at);
+        let piece = usize::try_from(allowed).ok().and_then(|step| zeros.get(..step)).unwrap_or(&zeros);
+        file.write_at(piece, at)?;
         file.sync()?;
-        at += step as u64;
+        at += piece.len() as u64;
     }
     Ok(())
 }

@@ -15,11 +15,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use super::JournalOptions;
-use super::segment::{self, Blank, PIECE, Segment};
+use super::segment::{self, AT_ONCE, Blank, PIECE, Segment};
 use crate::store::embedded::disk::Disk;
 
 /// Released files that are kept for reuse. More would take more from the disk than they give.
 const OLD_MAX: usize = 2;
+
+/// How much longer than the current segment the next one may be.
+const GROWTH: u64 = 4;
 
 /// The next segment, and files that can become one.
 pub(super) struct Spares {
@@ -71,13 +74,18 @@ impl Spares {
     ///
     /// # Errors
     /// Of the disk. Nothing is lost; try again later.
-    pub(super) fn prepare(&mut self, number: u64, salt: impl FnOnce() -> u64) -> io::Result<()> {
+    pub(super) fn prepare(&mut self, current: &Segment, salt: impl FnOnce() -> u64) -> io::Result<()> {
+        let number = current.number() + 1;
+        // A new store begins with a small one; the next must not be too large to be made meanwhile.
+        let length = self.segment_bytes.min(GROWTH * current.length());
         match std::mem::replace(&mut self.next, Next::Missing) {
             Next::Ready(blank) => self.next = Next::Ready(blank),
             Next::Coming(maker) if !maker.is_finished() => self.next = Next::Coming(maker),
             Next::Coming(maker) => self.next = Next::Ready(maker.join()?),
-            Next::Missing if self.in_background => self.next = Next::Coming(self.maker(number, salt())?),
-            Next::Missing => self.next = Next::Ready(self.make_now(number, self.segment_bytes, salt())?),
+            Next::Missing if self.in_background => {
+                self.next = Next::Coming(self.maker(number, length, salt())?)
+            }
+            Next::Missing => self.next = Next::Ready(self.make_now(number, length, salt())?),
         }
         Ok(())
     }
@@ -102,7 +110,7 @@ impl Spares {
     /// Tells that this share of the current segment is used.
     pub(super) fn keep_up(&mut self, used: u64, of: u64) {
         if let Next::Coming(maker) = &mut self.next {
-            maker.allow(due(self.segment_bytes, used, of));
+            maker.allow(due(maker.length, used, of));
         }
     }
 
@@ -124,16 +132,16 @@ impl Spares {
 
     fn make_now(&mut self, number: u64, length: u64, salt: u64) -> io::Result<Blank> {
         let old = self.old.pop();
-        make(&*self.disk, old, number, length, salt, &|_| Ok(()))
+        make(&*self.disk, old, number, length, salt, &AT_ONCE)
     }
 
-    fn maker(&mut self, number: u64, salt: u64) -> io::Result<Maker> {
-        let (disk, length, old) = (Arc::clone(&self.disk), self.segment_bytes, self.old.pop());
+    fn maker(&mut self, number: u64, length: u64, salt: u64) -> io::Result<Maker> {
+        let (disk, old) = (Arc::clone(&self.disk), self.old.pop());
         let pace = Arc::new(Pace::default());
         let of_thread = Arc::clone(&pace);
         let make = move || make(&*disk, old, number, length, salt, &|at| of_thread.wait(at));
         let thread = std::thread::Builder::new().name("halfmq-spare".into()).spawn(make)?;
-        Ok(Maker { thread: Some(thread), pace, told: 0 })
+        Ok(Maker { thread: Some(thread), pace, length, told: 0 })
     }
 }
 
@@ -151,11 +159,11 @@ fn make(
     number: u64,
     length: u64,
     salt: u64,
-    wait: &dyn Fn(u64) -> io::Result<()>,
+    pace: &segment::Pace<'_>,
 ) -> io::Result<Blank> {
     match old {
-        Some(old) => Blank::reuse(disk, &old, number, length, salt, wait),
-        None => Blank::make(disk, number, length, salt, wait),
+        Some(old) => Blank::reuse(disk, &old, number, length, salt, pace),
+        None => Blank::make(disk, number, length, salt, pace),
     }
 }
 
@@ -163,6 +171,8 @@ fn make(
 struct Maker {
     thread: Option<JoinHandle<io::Result<Blank>>>,
     pace: Arc<Pace>,
+    /// Of what it makes.
+    length: u64,
     /// What it was last told.
     told: u64,
 }
@@ -211,14 +221,15 @@ struct Pace {
 }
 
 impl Pace {
-    /// Until the piece that begins there may be written.
-    fn wait(&self, at: u64) -> io::Result<()> {
+    /// Waits until the piece that begins there may be written; returns how far it may go.
+    fn wait(&self, at: u64) -> io::Result<u64> {
         loop {
             if self.given_up.load(Ordering::Acquire) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            if self.allowed.load(Ordering::Acquire) >= at {
-                return Ok(());
+            let allowed = self.allowed.load(Ordering::Acquire);
+            if allowed >= at {
+                return Ok(allowed);
             }
             std::thread::park();
         }
