@@ -76,9 +76,10 @@ impl Service {
     }
 
     /// Resolves when the coordinator stops.
-    pub async fn stopping(&self) {
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.clone();
         // Whoever could still say so being gone means the same.
-        drop(self.stopping.clone().wait_for(|stopping| *stopping).await);
+        async move { drop(stopping.wait_for(|stopping| *stopping).await) }
     }
 
     /// Whether the coordinator stops.

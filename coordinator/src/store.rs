@@ -47,6 +47,8 @@ pub enum Refused {
 
 /// The answer to a call.
 pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, Unavailable>> + core::marker::Send>>;
+/// Resolves when waiting shall end.
+pub type Until = Pin<Box<dyn Future<Output = ()> + core::marker::Send>>;
 /// One answer for each item of a call.
 pub type Replies<T> = Reply<Vec<Result<T, Rejection>>>;
 
@@ -193,6 +195,10 @@ pub trait Store: core::marker::Send + Sync {
 
     /// Leases messages.
     fn receive(&self, batch: Vec<Receive>) -> Replies<Leased>;
+    /// Leases messages as soon as they are released; finds nothing when `until` resolves first. Whatever
+    /// else makes messages visible (ended leases, acks before them, replays) the engine need not see: `until`
+    /// resolves for that. If the reply is dropped nothing more is leased.
+    fn stand_by(&self, receive: Receive, until: Until) -> Reply<Result<Leased, Rejection>>;
     /// Settles deliveries.
     fn ack(&self, batch: Vec<Ack>) -> Replies<Acked>;
     /// Keeps deliveries invisible for longer.

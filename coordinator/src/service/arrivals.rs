@@ -1,6 +1,7 @@
-//! Wakes consumers that wait for messages.
+//! Wakes consumers that wait for messages, when it is not a release that they wait for: the store leases
+//! what is released to those who stand by.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use halfmq_core::{ConsumerGroup, Receipt, Timestamp, TopicName};
@@ -17,21 +18,18 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// Tells that messages were released, or will be later.
+    /// Tells that messages will be released later. Of those that were released now the store itself tells
+    /// whoever stands by.
     pub fn announce(&self, receipt: &Receipt) {
         self.announce_all(std::iter::once(receipt));
     }
 
-    /// Tells of many receipts; a topic is woken once, however many messages it got.
+    /// Tells of many receipts.
     pub(super) fn announce_all<'a>(&self, receipts: impl Iterator<Item = &'a Receipt>) {
-        let mut topics = HashSet::new();
-        for (_, at) in receipts.flat_map(|receipt| &receipt.messages) {
-            match at {
-                Ok(place) => drop(topics.insert(&place.topic)),
-                Err(at) => self.expect(*at),
-            }
-        }
-        topics.into_iter().for_each(|topic| self.wake(topic));
+        receipts
+            .flat_map(|receipt| &receipt.messages)
+            .filter_map(|(_, at)| at.as_ref().err())
+            .for_each(|at| self.expect(*at));
     }
 
     /// Wakes one waiting consumer of each group of this topic.

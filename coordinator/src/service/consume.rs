@@ -16,13 +16,28 @@ impl Service {
     /// [`Refused`].
     pub async fn receive(&self, receive: Receive, wait: Duration) -> Result<Leased, Refused> {
         let deadline = Instant::now() + wait.min(limits::WAIT_MAX);
-        loop {
-            let leased = self.lease(receive.clone()).await?;
-            if !leased.deliveries.is_empty() || Instant::now() >= deadline || self.is_stopping() {
-                return Ok(leased);
+        let mut leased = self.lease(receive.clone()).await?;
+        while leased.deliveries.is_empty() && Instant::now() < deadline && !self.is_stopping() {
+            let until = self.arrival(&receive.topic, &receive.group, leased.next_visible, deadline);
+            leased = self.stand_by(receive.clone(), until).await?;
+            if leased.deliveries.is_empty() {
+                leased = self.lease(receive.clone()).await?;
             }
-            self.arrival(&receive.topic, &receive.group, leased.next_visible, deadline).await;
         }
+        Ok(leased)
+    }
+
+    /// Leases messages as soon as they are released; finds nothing when `until` resolves first: look again
+    /// then.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn stand_by(
+        &self,
+        receive: Receive,
+        until: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Leased, Refused> {
+        Ok(self.store.stand_by(receive, Box::pin(until)).await??)
     }
 
     /// Leases the messages that are there.
@@ -44,20 +59,22 @@ impl Service {
 
     /// Waits until this group should look again: messages were released, something that is leased or waits
     /// becomes visible, the deadline has come, or the coordinator stops.
-    pub async fn arrival(
+    pub fn arrival(
         &self,
         topic: &TopicName,
         group: &ConsumerGroup,
         next_visible: Option<Timestamp>,
         deadline: Instant,
-    ) {
-        let arrivals = self.arrivals.of(topic, group);
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (arrivals, stopping) = (self.arrivals.of(topic, group), self.stopping());
         let visible = next_visible.map_or(limits::WAIT_MAX, |at| at.since(self.clock.now()));
         let visible = Instant::now() + visible.max(Duration::from_millis(1));
-        tokio::select! {
-            () = arrivals.notified() => {}
-            () = tokio::time::sleep_until(visible.min(deadline)) => {}
-            () = self.stopping() => {}
+        async move {
+            tokio::select! {
+                () = arrivals.notified() => {}
+                () = tokio::time::sleep_until(visible.min(deadline)) => {}
+                () = stopping => {}
+            }
         }
     }
 

@@ -16,6 +16,7 @@ pub mod journal;
 pub mod record;
 pub mod repair;
 mod shelf;
+mod standing;
 mod verbs;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -34,6 +35,7 @@ pub use journal::{Damage, JournalOptions, OpenError, Recovered};
 use super::{Reply, Unavailable};
 use disk::Directory;
 use journal::Segments;
+use standing::Standing;
 
 use crate::clock::Clock;
 use crate::telemetry;
@@ -70,6 +72,7 @@ pub enum Error {
 pub struct Embedded {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     segments: Segments,
+    standing: Standing,
     index: Arc<Index>,
     failed: Arc<OnceLock<Unavailable>>,
     stopped: tokio::sync::watch::Receiver<bool>,
@@ -101,11 +104,19 @@ impl Embedded {
         let failed = Arc::new(OnceLock::new());
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let (stopping, stopped) = tokio::sync::watch::channel(false);
-        let writer =
-            Writer { engine, queue, failed: Arc::clone(&failed), lock, index: Arc::clone(&index), stopping };
+        let standing = Standing::default();
+        let writer = Writer {
+            engine,
+            queue,
+            standing: standing.clone(),
+            failed: Arc::clone(&failed),
+            lock,
+            index: Arc::clone(&index),
+            stopping,
+        };
         let thread = std::thread::Builder::new().name("halfmq-journal".into()).spawn(move || writer.run());
         thread.map_err(directory)?;
-        Ok((Self { jobs: Mutex::new(Some(jobs)), segments, index, failed, stopped }, recovered))
+        Ok((Self { jobs: Mutex::new(Some(jobs)), segments, standing, index, failed, stopped }, recovered))
     }
 
     fn turn<T: Send + 'static>(
@@ -159,21 +170,30 @@ async fn on_writer<T: Send + 'static>(
     verb: impl FnOnce(&mut Turn<'_>) -> T + Send + 'static,
 ) -> Result<T, Unavailable> {
     let (answer, answered) = oneshot::channel();
-    let run = Box::new(move |turn: Result<&mut Turn<'_>, Unavailable>| {
+    enqueue(jobs, work, move |turn| {
         let outcome = turn.map(verb);
         // Whoever asked may have gone away; the call took effect all the same.
-        Box::new(move |durable: Result<(), Unavailable>| drop(answer.send(durable.and(outcome)))) as Answer
-    });
-    let jobs = jobs.ok_or(Unavailable::Stopping)?;
-    jobs.send(Job { work, run }).await.map_err(|_| Unavailable::Stopping)?;
-    drop(jobs);
+        Box::new(move |durable| drop(answer.send(durable.and(outcome))))
+    })
+    .await?;
     answered.await.unwrap_or(Err(Unavailable::Stopping))
+}
+
+/// Has something run on the writer.
+async fn enqueue(
+    jobs: Option<mpsc::Sender<Job>>,
+    work: Work,
+    run: impl FnOnce(Result<&mut Turn<'_>, Unavailable>) -> Answer + Send + 'static,
+) -> Result<(), Unavailable> {
+    let jobs = jobs.ok_or(Unavailable::Stopping)?;
+    jobs.send(Job { work, run: Box::new(run) }).await.map_err(|_| Unavailable::Stopping)
 }
 
 /// The one thread that writes.
 struct Writer {
     engine: Engine,
     queue: mpsc::Receiver<Job>,
+    standing: Standing,
     failed: Arc<OnceLock<Unavailable>>,
     index: Arc<Index>,
     /// Held as long as the engine writes.
@@ -205,12 +225,14 @@ impl Writer {
             self.finish_group(&mut answers);
             self.engine.upkeep();
         }
+        self.standing.close();
         self.index.close();
         drop(self.lock);
         self.stopping.send_replace(true);
     }
 
     fn finish_group(&mut self, answers: &mut Vec<Answer>) {
+        self.standing.serve(&mut self.engine, answers);
         let (bytes, began) = (self.engine.pending_bytes(), Clock::stopwatch());
         let durable = self.engine.commit();
         if bytes > 0 && durable.is_ok() {

@@ -3,6 +3,7 @@
 //!
 //! A story is a text: a call, `->`, and what is answered. `tick` moves time. See `conformance/stories`.
 
+mod standing;
 mod teller;
 
 use std::path::Path;

@@ -110,6 +110,12 @@ impl Ledger {
         }
     }
 
+    /// How many messages were released to a topic so far; `None` if there is none.
+    #[must_use]
+    pub fn released_to(&self, topic: &TopicName) -> Option<u64> {
+        self.topics.get(topic).map(|topic| topic.released)
+    }
+
     /// Whether the topic exists.
     #[must_use]
     pub fn has_topic(&self, topic: &TopicName) -> bool {

@@ -3,8 +3,8 @@
 //! ```text
 //!            credit                    found                     credit is used up
 //!   idle ───────────► look at the queue ─────► deliveries ──► look again ─────────────► idle
-//!                       ▲       │ nothing there
-//!                       └─ wait ┘ for an arrival, or for a lease to end
+//!                               │ nothing there       ▲
+//!                               └─► stand by ─────────┘ for an arrival, or for a lease to end
 //! ```
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use halfmq_core::{ReceiptHandle, Receive, Rejection, TagFilter, Timestamp, limits};
 use halfmq_proto::v1;
+use tokio::sync::Notify;
 use tonic::{Status, Streaming};
 use v1::consume_answer::Outcome;
 use v1::consume_operation::Verb;
@@ -40,6 +41,9 @@ pub(super) struct Consuming {
     receive: Option<Receive>,
     credits: usize,
     watch: Watch,
+    stood_by: bool,
+    /// Ends standing by.
+    enough: Arc<Notify>,
     announced: bool,
     /// Nothing more is read or leased; how the stream ends once everything is answered.
     end: Option<Result<(), Status>>,
@@ -55,12 +59,6 @@ struct Done {
 enum Watch {
     Idle,
     Looking(Work<Result<Leased, Refused>>),
-    Waiting(Work<()>),
-}
-
-enum Seen {
-    Leased(Result<Leased, Refused>),
-    Arrival,
 }
 
 impl Consuming {
@@ -74,6 +72,8 @@ impl Consuming {
             receive: None,
             credits: 0,
             watch: Watch::Idle,
+            stood_by: false,
+            enough: Arc::default(),
             announced: false,
             end: None,
         }
@@ -113,9 +113,7 @@ impl Consuming {
     }
 
     fn finish(&mut self, end: Result<(), Status>) {
-        if matches!(self.watch, Watch::Waiting(_)) {
-            self.watch = Watch::Idle;
-        }
+        self.enough.notify_one();
         self.end = Some(end);
     }
 
@@ -128,12 +126,11 @@ impl Consuming {
         }
     }
 
-    fn take(&mut self, seen: Seen) -> Option<v1::ConsumeResponse> {
+    fn take(&mut self, leased: Result<Leased, Refused>) -> Option<v1::ConsumeResponse> {
         self.watch = Watch::Idle;
-        match seen {
-            Seen::Arrival => None,
-            Seen::Leased(Ok(leased)) => self.hand_over(leased),
-            Seen::Leased(Err(refused)) => {
+        match leased {
+            Ok(leased) => self.hand_over(leased),
+            Err(refused) => {
                 self.finish(Err(status(&refused)));
                 None
             }
@@ -141,24 +138,36 @@ impl Consuming {
     }
 
     fn hand_over(&mut self, leased: Leased) -> Option<v1::ConsumeResponse> {
-        if leased.deliveries.is_empty() && self.end.is_none() {
-            self.watch = self.wait(leased.next_visible);
+        let nothing = leased.deliveries.is_empty() && self.end.is_none();
+        // Having stood by for nothing, it looks again.
+        if nothing && !std::mem::take(&mut self.stood_by) {
+            self.watch = self.stand_by(leased.next_visible);
+            self.stood_by = true;
         }
         let subscribed = !std::mem::replace(&mut self.announced, true);
         if leased.deliveries.is_empty() && !subscribed {
             return None;
         }
+        self.stood_by &= nothing;
         self.credits = self.credits.saturating_sub(leased.deliveries.len());
         let deliveries = leased.deliveries.into_iter();
         let deliveries = deliveries.map(|(delivery, content)| to_wire::delivery(delivery, content)).collect();
         Some(v1::ConsumeResponse { subscribed, deliveries, answers: Vec::new() })
     }
 
-    fn wait(&self, next_visible: Option<Timestamp>) -> Watch {
-        let Some(Receive { topic, group, .. }) = self.receive.clone() else { return Watch::Idle };
-        let service = Arc::clone(&self.service);
+    fn stand_by(&self, next_visible: Option<Timestamp>) -> Watch {
+        let Some(receive) = self.receive.clone() else { return Watch::Idle };
+        let receive = Receive { max: self.credits.clamp(1, limits::RECEIVE_MAX), ..receive };
+        let (service, enough) = (Arc::clone(&self.service), Arc::clone(&self.enough));
         let deadline = tokio::time::Instant::now() + limits::WAIT_MAX;
-        Watch::Waiting(Box::pin(async move { service.arrival(&topic, &group, next_visible, deadline).await }))
+        let arrival = service.arrival(&receive.topic, &receive.group, next_visible, deadline);
+        let until = async move {
+            tokio::select! {
+                () = arrival => {}
+                () = enough.notified() => {}
+            }
+        };
+        Watch::Looking(Box::pin(async move { service.stand_by(receive, until).await }))
     }
 
     /// These answers, with all others that are ready.
@@ -250,14 +259,10 @@ impl Drop for Consuming {
 }
 
 impl Watch {
-    async fn seen(&mut self) -> Seen {
+    async fn seen(&mut self) -> Result<Leased, Refused> {
         match self {
             Self::Idle => std::future::pending().await,
-            Self::Looking(look) => Seen::Leased(look.await),
-            Self::Waiting(arrival) => {
-                arrival.await;
-                Seen::Arrival
-            }
+            Self::Looking(look) => look.await,
         }
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use halfmq_core::{Receive, Start, limits};
+use halfmq_core::{Receive, Start, Timestamp, limits};
 use halfmq_proto::rocketmq as v2;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Request;
 use tonic::metadata::MetadataMap;
@@ -86,15 +87,16 @@ fn wait(headers: &MetadataMap, request: &v2::ReceiveMessageRequest) -> Result<Du
 /// Leases messages, and waits for the first one until the deadline.
 async fn wait_for(service: &Arc<Service>, receive: &Receive, deadline: Instant) -> Result<Leased, Refused> {
     let mut waiter = Waiter { service, receive, has_waited: false };
-    loop {
-        let leased = Look::begin(service, receive).await?;
-        if !leased.deliveries.is_empty() || Instant::now() >= deadline || service.is_stopping() {
-            waiter.has_waited = false;
-            return Ok(leased);
-        }
+    let mut leased = Look::at_once(service, receive).await?;
+    while leased.deliveries.is_empty() && Instant::now() < deadline && !service.is_stopping() {
         waiter.has_waited = true;
-        service.arrival(&receive.topic, &receive.group, leased.next_visible, deadline).await;
+        leased = Look::standing_by(service, receive, leased.next_visible, deadline).await?;
+        if leased.deliveries.is_empty() {
+            leased = Look::at_once(service, receive).await?;
+        }
     }
+    waiter.has_waited = false;
+    Ok(leased)
 }
 
 /// A caller that goes away while it waits may have been woken for something that others wait for.
@@ -116,16 +118,39 @@ impl Drop for Waiter<'_> {
 struct Look {
     service: Arc<Service>,
     receive: Receive,
+    /// Ends standing by.
+    enough: Arc<Notify>,
     leasing: Option<Leasing>,
 }
 
 type Leasing = Pin<Box<dyn Future<Output = Result<Leased, Refused>> + Send>>;
 
 impl Look {
-    fn begin(service: &Arc<Service>, receive: &Receive) -> Self {
+    fn at_once(service: &Arc<Service>, receive: &Receive) -> Self {
         let (by, what) = (Arc::clone(service), receive.clone());
-        let leasing: Leasing = Box::pin(async move { by.lease(what).await });
-        Self { service: Arc::clone(service), receive: receive.clone(), leasing: Some(leasing) }
+        Self::of(service, receive, Arc::default(), Box::pin(async move { by.lease(what).await }))
+    }
+
+    fn standing_by(
+        service: &Arc<Service>,
+        receive: &Receive,
+        next_visible: Option<Timestamp>,
+        deadline: Instant,
+    ) -> Self {
+        let (by, what, enough) = (Arc::clone(service), receive.clone(), Arc::<Notify>::default());
+        let arrival = service.arrival(&receive.topic, &receive.group, next_visible, deadline);
+        let gone = Arc::clone(&enough);
+        let until = async move {
+            tokio::select! {
+                () = arrival => {}
+                () = gone.notified() => {}
+            }
+        };
+        Self::of(service, receive, enough, Box::pin(async move { by.stand_by(what, until).await }))
+    }
+
+    fn of(service: &Arc<Service>, receive: &Receive, enough: Arc<Notify>, leasing: Leasing) -> Self {
+        Self { service: Arc::clone(service), receive: receive.clone(), enough, leasing: Some(leasing) }
     }
 }
 
@@ -143,6 +168,7 @@ impl Future for Look {
 impl Drop for Look {
     fn drop(&mut self) {
         let Some(leasing) = self.leasing.take() else { return };
+        self.enough.notify_one();
         let (service, receive) = (Arc::clone(&self.service), self.receive.clone());
         tokio::spawn(async move {
             if let Ok(leased) = leasing.await {

@@ -10,10 +10,10 @@ use halfmq_core::{
 };
 
 use super::journal::Segments;
-use super::{Embedded, Work, on_writer};
+use super::{Embedded, Work, enqueue, on_writer};
 use crate::store::{
     Ack, Acked, CheckAnswer, Claimed, GiveUp, Lease, Leased, ListTransactions, Recall, Replacement, Replies,
-    Reply, Statistics, Store, Unavailable,
+    Reply, Statistics, Store, Unavailable, Until,
 };
 
 impl Store for Embedded {
@@ -164,6 +164,34 @@ impl Store for Embedded {
                 });
             }
             Ok(leased)
+        })
+    }
+
+    fn stand_by(&self, receive: Receive, until: Until) -> Reply<Result<Leased, Rejection>> {
+        let (place, joining, mut answered) = self.standing.place();
+        let (jobs, segments) = (self.jobs(), self.segments.clone());
+        Box::pin(async move {
+            enqueue(jobs.clone(), LETTERS, |turn| match turn {
+                Ok(turn) => joining.join(receive, turn).unwrap_or_else(|| Box::new(|_| {})),
+                Err(unavailable) => joining.refuse(unavailable),
+            })
+            .await?;
+            let found = tokio::select! {
+                found = &mut answered => found,
+                () = until => {
+                    // What is leased in this moment is still handed over: the writer has the last word.
+                    drop(place);
+                    on_writer(jobs, Work::Look, |_| ()).await?;
+                    answered.await
+                }
+            };
+            Ok(match found.unwrap_or(Err(Unavailable::Stopping))? {
+                Err(rejection) => Err(rejection),
+                Ok(received) => {
+                    let deliveries = read_deliveries(&segments, received.deliveries)?;
+                    Ok(Leased { deliveries, next_visible: received.next_visible })
+                }
+            })
         })
     }
 
@@ -359,7 +387,7 @@ const NAMES: usize = 512;
 /// Upper bound of an offset in a record.
 const OFFSET: usize = 10;
 /// Upper bound of the dead letters that one tick or one receive makes of ended leases.
-const LETTERS: Work = Work::Going { bytes: TICK_MAX * NAMES };
+pub(super) const LETTERS: Work = Work::Going { bytes: TICK_MAX * NAMES };
 
 fn content_bytes(send: &Send) -> usize {
     // Names, tag and framing of each message besides its content.

@@ -1,0 +1,154 @@
+//! Receives that found nothing and stand by: what is released is leased to them in the same frame, which
+//! saves them to be woken, to ask, and to wait for one sync more.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use halfmq_core::{Receive, Received, Rejection, TopicName};
+use tokio::sync::oneshot;
+
+use super::verbs::LETTERS;
+use super::{Answer, Engine, Turn};
+use crate::store::Unavailable;
+
+/// What a receive found, once it is durable.
+pub(super) type Found = Result<Result<Received, Rejection>, Unavailable>;
+
+/// Those who stand by; shared with whoever joins or leaves them.
+#[derive(Clone, Default)]
+pub(super) struct Standing {
+    topics: Arc<Mutex<HashMap<TopicName, Waiters>>>,
+    /// Somebody has left.
+    left: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct Waiters {
+    /// Messages of the topic when they looked last.
+    released: Option<u64>,
+    /// Who came first is served first.
+    queue: Vec<Waiter>,
+}
+
+struct Waiter {
+    receive: Receive,
+    gone: Arc<AtomicBool>,
+    answer: oneshot::Sender<Found>,
+}
+
+/// Takes its waiter away when it is dropped, unless that has been served.
+pub(super) struct Place {
+    gone: Arc<AtomicBool>,
+    left: Arc<AtomicBool>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Release);
+        self.left.store(true, Ordering::Release);
+    }
+}
+
+impl Standing {
+    /// A place to stand, and where the answer comes.
+    pub(super) fn place(&self) -> (Place, Joining, oneshot::Receiver<Found>) {
+        let (answer, answered) = oneshot::channel();
+        let gone = Arc::new(AtomicBool::new(false));
+        let place = Place { gone: Arc::clone(&gone), left: Arc::clone(&self.left) };
+        (place, Joining { standing: self.clone(), gone, answer }, answered)
+    }
+
+    /// Nobody is served any more.
+    pub(super) fn close(&self) {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Leases what this group has released. Those who have left are answered: nothing was leased to them.
+    pub(super) fn serve(&self, engine: &mut Engine, answers: &mut Vec<Answer>) {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let somebody_left = self.left.swap(false, Ordering::AcqRel);
+        topics.retain(|topic, waiters| {
+            if somebody_left {
+                let gone = waiters.queue.extract_if(.., |waiter| waiter.gone.load(Ordering::Acquire));
+                answers.extend(gone.map(|waiter| waiter.found(Ok(Received::default()))));
+            }
+            let released = engine.turn().ledger.released_to(topic);
+            if released != waiters.released {
+                waiters.released = released;
+                waiters.serve(engine, answers);
+            }
+            !waiters.queue.is_empty()
+        });
+    }
+}
+
+impl Waiters {
+    fn serve(&mut self, engine: &mut Engine, answers: &mut Vec<Answer>) {
+        let mut in_vain = HashSet::new();
+        let mut serve = |waiter: &Waiter| {
+            // One of a group that finds nothing speaks for all of it.
+            if in_vain.contains(&waiter.receive.group) || waiter.gone.load(Ordering::Acquire) {
+                return None;
+            }
+            if engine.admit(LETTERS).is_err() {
+                // No room: again with the next group.
+                self.released = None;
+                return None;
+            }
+            let found = waiter.look(&mut engine.turn());
+            if found.as_ref().is_ok_and(|found| found.deliveries.is_empty()) {
+                in_vain.insert(waiter.receive.group.clone());
+                return None;
+            }
+            Some(found)
+        };
+        for waiter in std::mem::take(&mut self.queue) {
+            match serve(&waiter) {
+                Some(found) => answers.push(waiter.found(found)),
+                None => self.queue.push(waiter),
+            }
+        }
+    }
+}
+
+impl Waiter {
+    fn look(&self, turn: &mut Turn<'_>) -> Result<Received, Rejection> {
+        let (now, ledger, log) = turn.parts();
+        ledger.receive(now, &self.receive, log)
+    }
+
+    fn found(self, found: Result<Received, Rejection>) -> Answer {
+        Box::new(move |durable| drop(self.answer.send(durable.map(|()| found))))
+    }
+}
+
+/// On its way to stand by.
+pub(super) struct Joining {
+    standing: Standing,
+    gone: Arc<AtomicBool>,
+    answer: oneshot::Sender<Found>,
+}
+
+impl Joining {
+    pub(super) fn refuse(self, unavailable: Unavailable) -> Answer {
+        Box::new(move |_| drop(self.answer.send(Err(unavailable))))
+    }
+
+    /// A last look; stands by if there is nothing. `Some`: what is to be said when the group is durable.
+    pub(super) fn join(self, receive: Receive, turn: &mut Turn<'_>) -> Option<Answer> {
+        let Self { standing, gone, answer } = self;
+        let waiter = Waiter { receive, gone, answer };
+        let found = waiter.look(turn);
+        if !found.as_ref().is_ok_and(|found| found.deliveries.is_empty()) {
+            return Some(waiter.found(found));
+        }
+        let mut topics = standing.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiters = topics.entry(waiter.receive.topic.clone()).or_default();
+        if waiters.queue.is_empty() {
+            waiters.released = turn.ledger.released_to(&waiter.receive.topic);
+        }
+        waiters.queue.push(waiter);
+        None
+    }
+}
