@@ -174,17 +174,20 @@ async fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, Error> {
     tokio::net::TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })
 }
 
+/// Segments between two images of the ledger, at most: what a start reads.
+const SEGMENTS_OF_A_START: u64 = 4;
+
 fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, Error> {
+    let segment_bytes = settings.journal.segment_bytes;
+    let defaults = EngineOptions::default();
     let options = EngineOptions {
-        journal: JournalOptions {
-            segment_bytes: settings.journal.segment_bytes,
-            ..JournalOptions::default()
-        },
+        journal: JournalOptions { segment_bytes, ..JournalOptions::default() },
+        image_every: segment_bytes.saturating_mul(SEGMENTS_OF_A_START).min(defaults.image_every),
         retention: settings.retention,
         retention_bytes: settings.retention_bytes,
         receipt_retention: settings.receipt_retention,
         progress: Some(rebuild_progress()),
-        ..EngineOptions::default()
+        ..defaults
     };
     let (store, recovered) = Embedded::open(&settings.data, options)?;
     tracing::info!(frames = recovered.frames, "the journal is replayed");

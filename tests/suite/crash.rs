@@ -20,7 +20,7 @@ use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
-use halfmq_tests::{CHECKS_SOON, Coordinator, within};
+use halfmq_tests::{CHECKS_SOON, Coordinator, eventually, within};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
@@ -32,6 +32,11 @@ use plan::Plans;
 const KILLS: u64 = 30;
 const KILLS_LONG: u64 = 500;
 const PRODUCERS: usize = 4;
+/// Segments go while messages come, so that kills hit images, contents that are carried on, and reuse, too.
+const SMALL_JOURNAL: [(&str, &str); 2] =
+    [("HALFMQ_JOURNAL__SEGMENT_BYTES", "1048576"), ("HALFMQ_RETENTION_BYTES", "2097152")];
+/// Rounds between two that wait for a segment to go.
+const RECLAIMED_EVERY: u64 = 8;
 /// Acknowledgements between two kills, at most.
 const ROUND_MAX: u64 = 400;
 /// Findings that a failed campaign tells; the first ones explain the others.
@@ -49,7 +54,8 @@ async fn kill_9_loses_nothing_and_releases_nothing_twice() {
     });
     tell(&format!("campaign of {kills} kills, HALFMQ_SEED={seed}"));
 
-    let mut coordinator = Coordinator::start_with(&CHECKS_SOON).await;
+    let settings = [&CHECKS_SOON[..], &SMALL_JOURNAL].concat();
+    let mut coordinator = Coordinator::start_with(&settings).await;
     let driver = coordinator.driver();
     for (topic, queues) in TOPICS {
         driver.create_topic(topic, queues).await;
@@ -87,10 +93,14 @@ async fn kill_9_loses_nothing_and_releases_nothing_twice() {
 
 async fn kill_again_and_again(coordinator: &mut Coordinator, stage: &Stage, kills: u64, seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut killed = 0;
+    let (mut killed, mut rounds) = (0, 0_u64);
     while killed < kills {
         // Some acknowledgements later, and then a moment that falls anywhere into the next ones.
         stage.ledger.acknowledged(rng.random_range(1..=ROUND_MAX)).await;
+        if rounds % RECLAIMED_EVERY == 0 {
+            a_segment_goes(coordinator).await;
+        }
+        rounds += 1;
         tokio::time::sleep(Duration::from_micros(rng.random_range(0..3_000))).await;
         stage.goes_down();
         coordinator.kill9().await;
@@ -102,6 +112,19 @@ async fn kill_again_and_again(coordinator: &mut Coordinator, stage: &Stage, kill
         coordinator.restart().await;
         stage.comes_up();
     }
+}
+
+/// Waits until the coordinator lets go of a segment: what follows is cut as well.
+async fn a_segment_goes(coordinator: &Coordinator) {
+    let before = oldest_segment(coordinator);
+    eventually("a segment to go", || async { (oldest_segment(coordinator) > before).then_some(()) }).await;
+}
+
+fn oldest_segment(coordinator: &Coordinator) -> u64 {
+    let files = std::fs::read_dir(coordinator.data().join("journal")).expect("the journal is there");
+    let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+    let number = |name: String| name.strip_suffix(".seg")?.parse().ok();
+    names.filter_map(number).min().expect("there is a segment")
 }
 
 fn number(variable: &str) -> Option<u64> {

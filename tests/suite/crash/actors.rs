@@ -1,5 +1,6 @@
 //! Producers, the checker and consumers, which live through every death of the coordinator.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,6 +20,8 @@ use super::{CONSUMER_GROUPS, TOPICS};
 pub(super) const PRODUCER_GROUP: &str = "shop";
 const CONFLICT: (Code, &str) = (Code::FailedPrecondition, "REASON_DECISION_CONFLICT");
 const BATCH: u32 = 16;
+/// Bytes.
+const BALLAST: usize = 8 * 1024;
 
 /// What all actors share.
 pub(super) struct Stage {
@@ -98,13 +101,14 @@ pub(super) async fn produce(stage: Arc<Stage>, producer: usize) {
     }
 }
 
-/// Bodies are `<key>/<index>`: a message tells where it comes from.
+/// Bodies are `<key>/<index>`: a message tells where it comes from. Most of its bytes are in a header.
 fn messages(key: &str, plan: Plan) -> Vec<Message> {
     let message_at = |index: usize| {
         let (topic, _) = TOPICS[index % TOPICS.len()];
         let visibility =
             (plan.delayed && index + 1 == plan.messages).then(|| message::Visibility::Delay(seconds(0.05)));
-        Message { visibility, ..message(topic, &format!("{key}/{index}")) }
+        let headers = HashMap::from([("ballast".to_owned(), "x".repeat(BALLAST))]);
+        Message { visibility, headers, ..message(topic, &format!("{key}/{index}")) }
     };
     (0..plan.messages).map(message_at).collect()
 }

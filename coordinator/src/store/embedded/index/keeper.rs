@@ -24,8 +24,8 @@ use crate::clock::Clock;
 const GATHER: Duration = Duration::from_millis(20);
 /// How often the index is synced while there is something to write.
 const SYNC_EVERY: Duration = Duration::from_millis(500);
-/// Decisions at which nothing more is gathered.
-const GATHER_MAX: usize = WAITING_MAX / 8;
+/// Decisions at which nothing more is gathered: more at once would take processor and disk from callers.
+const GATHER_MAX: usize = 256;
 /// Chunks that one batch removes.
 const PRUNE_MAX: usize = 256;
 
