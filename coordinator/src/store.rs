@@ -195,10 +195,16 @@ pub trait Store: core::marker::Send + Sync {
 
     /// Leases messages.
     fn receive(&self, batch: Vec<Receive>) -> Replies<Leased>;
-    /// Leases messages as soon as they are released; finds nothing when `until` resolves first. Whatever
-    /// else makes messages visible (ended leases, acks before them, replays) the engine need not see: `until`
-    /// resolves for that. If the reply is dropped nothing more is leased.
-    fn stand_by(&self, receive: Receive, until: Until) -> Reply<Result<Leased, Rejection>>;
+    /// Leases messages as soon as they are released; finds nothing when `until` resolves first, or when
+    /// something that is leased becomes visible earlier than the caller `looks_at` it. Whatever else makes
+    /// messages visible (acks before them, replays) the engine need not see: `until` resolves for that. If
+    /// the reply is dropped nothing more is leased.
+    fn stand_by(
+        &self,
+        receive: Receive,
+        looks_at: Option<Timestamp>,
+        until: Until,
+    ) -> Reply<Result<Leased, Rejection>>;
     /// Settles deliveries.
     fn ack(&self, batch: Vec<Ack>) -> Replies<Acked>;
     /// Keeps deliveries invisible for longer.

@@ -19,7 +19,7 @@ impl Service {
         let mut leased = self.lease(receive.clone()).await?;
         while leased.deliveries.is_empty() && Instant::now() < deadline && !self.is_stopping() {
             let until = self.arrival(&receive.topic, &receive.group, leased.next_visible, deadline);
-            leased = self.stand_by(receive.clone(), until).await?;
+            leased = self.stand_by(receive.clone(), leased.next_visible, until).await?;
             if leased.deliveries.is_empty() {
                 leased = self.lease(receive.clone()).await?;
             }
@@ -27,17 +27,18 @@ impl Service {
         Ok(leased)
     }
 
-    /// Leases messages as soon as they are released; finds nothing when `until` resolves first: look again
-    /// then.
+    /// Leases messages as soon as they are released. Finds nothing when `until` resolves first, or when it
+    /// should resolve earlier than at `next_visible`: look again then.
     ///
     /// # Errors
     /// [`Refused`].
     pub async fn stand_by(
         &self,
         receive: Receive,
+        next_visible: Option<Timestamp>,
         until: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Leased, Refused> {
-        Ok(self.store.stand_by(receive, Box::pin(until)).await??)
+        Ok(self.store.stand_by(receive, next_visible, Box::pin(until)).await??)
     }
 
     /// Leases the messages that are there.

@@ -167,7 +167,7 @@ impl Consuming {
                 () = enough.notified() => {}
             }
         };
-        Watch::Looking(Box::pin(async move { service.stand_by(receive, until).await }))
+        Watch::Looking(Box::pin(async move { service.stand_by(receive, next_visible, until).await }))
     }
 
     /// These answers, with all others that are ready.

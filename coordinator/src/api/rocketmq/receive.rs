@@ -146,7 +146,12 @@ impl Look {
                 () = gone.notified() => {}
             }
         };
-        Self::of(service, receive, enough, Box::pin(async move { by.stand_by(what, until).await }))
+        Self::of(
+            service,
+            receive,
+            enough,
+            Box::pin(async move { by.stand_by(what, next_visible, until).await }),
+        )
     }
 
     fn of(service: &Arc<Service>, receive: &Receive, enough: Arc<Notify>, leasing: Leasing) -> Self {

@@ -1,11 +1,11 @@
 //! Receives that found nothing and stand by: what is released is leased to them in the same frame, which
 //! saves them to be woken, to ask, and to wait for one sync more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use halfmq_core::{Receive, Received, Rejection, TopicName};
+use halfmq_core::{ConsumerGroup, Receive, Received, Rejection, Timestamp, TopicName};
 use tokio::sync::oneshot;
 
 use super::verbs::LETTERS;
@@ -33,6 +33,8 @@ struct Waiters {
 
 struct Waiter {
     receive: Receive,
+    /// It looks again by itself then, or not before something is told to it.
+    looks_at: Option<Timestamp>,
     gone: Arc<AtomicBool>,
     answer: oneshot::Sender<Found>,
 }
@@ -64,6 +66,14 @@ impl Standing {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Somebody else has leased from this topic: those who stand by may have to look when that lease ends.
+    pub(super) fn stir(&self, topic: &TopicName) {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiters) = topics.get_mut(topic) {
+            waiters.released = None;
+        }
+    }
+
     /// Leases what this group has released. Those who have left are answered: nothing was leased to them.
     pub(super) fn serve(&self, engine: &mut Engine, answers: &mut Vec<Answer>) {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,34 +95,51 @@ impl Standing {
 
 impl Waiters {
     fn serve(&mut self, engine: &mut Engine, answers: &mut Vec<Answer>) {
-        let mut in_vain = HashSet::new();
-        let mut serve = |waiter: &Waiter| {
-            // One of a group that finds nothing speaks for all of it.
-            if in_vain.contains(&waiter.receive.group) || waiter.gone.load(Ordering::Acquire) {
-                return None;
-            }
-            if engine.admit(LETTERS).is_err() {
-                // No room: again with the next group.
-                self.released = None;
-                return None;
-            }
-            let found = waiter.look(&mut engine.turn());
-            if found.as_ref().is_ok_and(|found| found.deliveries.is_empty()) {
-                in_vain.insert(waiter.receive.group.clone());
-                return None;
-            }
-            Some(found)
-        };
+        // One of a group that finds nothing speaks for all of it, and one looks when a lease ends.
+        let mut in_vain: HashMap<ConsumerGroup, Option<Timestamp>> = HashMap::new();
         for waiter in std::mem::take(&mut self.queue) {
-            match serve(&waiter) {
-                Some(found) => answers.push(waiter.found(found)),
-                None => self.queue.push(waiter),
+            if !in_vain.contains_key(&waiter.receive.group) && !waiter.gone.load(Ordering::Acquire) {
+                if engine.admit(LETTERS).is_err() {
+                    // No room: again with the next group.
+                    self.released = None;
+                } else {
+                    match waiter.look(&mut engine.turn()) {
+                        Ok(Received { deliveries, next_visible }) if deliveries.is_empty() => {
+                            in_vain.insert(waiter.receive.group.clone(), next_visible);
+                        }
+                        found => {
+                            answers.push(waiter.found(found));
+                            continue;
+                        }
+                    }
+                }
             }
+            self.queue.push(waiter);
+        }
+        for (group, next_visible) in in_vain {
+            self.set_timer(&group, next_visible, answers);
+        }
+    }
+
+    /// Sees to it that one of this group looks then.
+    fn set_timer(&mut self, group: &ConsumerGroup, then: Option<Timestamp>, answers: &mut Vec<Answer>) {
+        let mut of_group = self.queue.iter().filter(|waiter| waiter.receive.group == *group);
+        if of_group.any(|waiter| !waiter.oversleeps(then)) {
+            return;
+        }
+        let first = self.queue.iter().position(|waiter| waiter.receive.group == *group);
+        if let Some(waiter) = first.map(|first| self.queue.remove(first)) {
+            answers.push(waiter.found(Ok(Received { deliveries: Vec::new(), next_visible: then })));
         }
     }
 }
 
 impl Waiter {
+    /// Whether something becomes visible before it looks.
+    fn oversleeps(&self, next_visible: Option<Timestamp>) -> bool {
+        next_visible.is_some_and(|visible| self.looks_at.is_none_or(|looks| visible < looks))
+    }
+
     fn look(&self, turn: &mut Turn<'_>) -> Result<Received, Rejection> {
         let (now, ledger, log) = turn.parts();
         ledger.receive(now, &self.receive, log)
@@ -136,11 +163,18 @@ impl Joining {
     }
 
     /// A last look; stands by if there is nothing. `Some`: what is to be said when the group is durable.
-    pub(super) fn join(self, receive: Receive, turn: &mut Turn<'_>) -> Option<Answer> {
+    pub(super) fn join(
+        self,
+        receive: Receive,
+        looks_at: Option<Timestamp>,
+        turn: &mut Turn<'_>,
+    ) -> Option<Answer> {
         let Self { standing, gone, answer } = self;
-        let waiter = Waiter { receive, gone, answer };
+        let waiter = Waiter { receive, looks_at, gone, answer };
         let found = waiter.look(turn);
-        if !found.as_ref().is_ok_and(|found| found.deliveries.is_empty()) {
+        let nothing =
+            |found: &Received| found.deliveries.is_empty() && !waiter.oversleeps(found.next_visible);
+        if !found.as_ref().is_ok_and(nothing) {
             return Some(waiter.found(found));
         }
         let mut topics = standing.topics.lock().unwrap_or_else(PoisonError::into_inner);

@@ -147,9 +147,17 @@ impl Store for Embedded {
     }
 
     fn receive(&self, batch: Vec<Receive>) -> Replies<Leased> {
+        let standing = self.standing.clone();
         let turn = self.turn(LETTERS, move |turn| {
             let (now, ledger, log) = turn.parts();
-            batch.iter().map(|ask| ledger.receive(now, ask, log)).collect::<Vec<_>>()
+            let receive = |ask: &Receive| {
+                let received = ledger.receive(now, ask, log)?;
+                if !received.deliveries.is_empty() {
+                    standing.stir(&ask.topic);
+                }
+                Ok(received)
+            };
+            batch.iter().map(receive).collect::<Vec<_>>()
         });
         let segments = self.segments.clone();
         Box::pin(async move {
@@ -167,12 +175,17 @@ impl Store for Embedded {
         })
     }
 
-    fn stand_by(&self, receive: Receive, until: Until) -> Reply<Result<Leased, Rejection>> {
+    fn stand_by(
+        &self,
+        receive: Receive,
+        looks_at: Option<Timestamp>,
+        until: Until,
+    ) -> Reply<Result<Leased, Rejection>> {
         let (place, joining, mut answered) = self.standing.place();
         let (jobs, segments) = (self.jobs(), self.segments.clone());
         Box::pin(async move {
-            enqueue(jobs.clone(), LETTERS, |turn| match turn {
-                Ok(turn) => joining.join(receive, turn).unwrap_or_else(|| Box::new(|_| {})),
+            enqueue(jobs.clone(), LETTERS, move |turn| match turn {
+                Ok(turn) => joining.join(receive, looks_at, turn).unwrap_or_else(|| Box::new(|_| {})),
                 Err(unavailable) => joining.refuse(unavailable),
             })
             .await?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halfmq_coordinator::clock::Clock;
-use halfmq_coordinator::store::{Leased, Store};
-use halfmq_core::{Message, Receive, Rejection, Send, Start, TagFilter, Visibility};
+use halfmq_coordinator::store::{Lease, Leased, Store};
+use halfmq_core::{Message, Receive, Rejection, Send, Start, TagFilter, Timestamp, Visibility};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -50,17 +50,20 @@ impl World {
     /// Stands by when this returns: on the one thread of these tests the task has made its call when this
     /// one goes on, and calls are taken in their order.
     async fn stand_by(&self, group: &str, max: usize) -> Waiting {
+        self.stand_by_until(group, max, None).await
+    }
+
+    async fn stand_by_until(&self, group: &str, max: usize, looks_at: Option<Timestamp>) -> Waiting {
         let (give_up, given_up) = oneshot::channel::<()>();
         let until = Box::pin(async move {
             if given_up.await.is_err() {
                 pending::<()>().await;
             }
         });
-        let reply = self.store.stand_by(receive(group, max), until);
+        let reply = self.store.stand_by(receive(group, max), looks_at, until);
         let leased = tokio::spawn(async move { reply.await.expect("available") });
         tokio::task::yield_now().await;
         self.store.topics().await.expect("available");
-        assert!(!leased.is_finished(), "nothing is there yet");
         Waiting { leased, give_up }
     }
 
@@ -121,6 +124,36 @@ async fn released_messages_go_to_those_who_stand_by() {
             let of_cart: usize = of_cart.map(|(_, got)| got).sum();
             assert_eq!(world.left_for("cart").await, released - of_cart, "{engine}: {what}, the rest");
         }
+    }
+}
+
+/// Of those who stand by, one has to look when a lease ends, whoever has it.
+#[tokio::test]
+async fn one_of_a_group_is_told_when_a_lease_ends() {
+    for (engine, world) in World::all().await {
+        let first = world.stand_by("cart", 1).await;
+        let second = world.stand_by("cart", 1).await;
+        world.release(1).await;
+        let leased = first.got().await;
+        let ends = leased.deliveries.first().map(|(delivery, _)| delivery.invisible_until);
+        assert!(ends.is_some(), "{engine}: {leased:?}");
+        assert_eq!(second.got().await.next_visible, ends, "{engine}: leased to the one beside it");
+
+        let late = world.stand_by("cart", 1).await;
+        assert_eq!(late.got().await.next_visible, ends, "{engine}: leased before it came");
+
+        let sleeper = world.stand_by_until("cart", 1, ends).await;
+        let handle = leased.deliveries.first().map(|(delivery, _)| delivery.handle).expect("it has one");
+        let Receive { group, topic, .. } = receive("cart", 1);
+        let lease = Lease { group, topic, handle };
+        let given_back = world.store.retry_later(vec![(lease, Some(Duration::ZERO), String::new())]).await;
+        given_back.expect("available").remove(0).expect("it is leased");
+        let shorter = Receive { invisible: Duration::from_secs(1), ..receive("cart", 1) };
+        let again =
+            world.store.receive(vec![shorter]).await.expect("available").remove(0).expect("it exists");
+        let ends = again.deliveries.first().map(|(delivery, _)| delivery.invisible_until);
+        assert!(ends.is_some(), "{engine}: {again:?}");
+        assert_eq!(sleeper.got().await.next_visible, ends, "{engine}: leased to one who did not stand by");
     }
 }
 
