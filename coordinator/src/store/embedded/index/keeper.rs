@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use halfmq_core::{DecidedTransaction, Timestamp, TransactionId};
 
-use super::{MARK, WAITING_MAX, chunk, put_mark, request_key};
+use super::{MARK, chunk, put_mark, request_key};
 use crate::clock::Clock;
 
 /// How long decisions are gathered: nobody waits for them.
