@@ -205,6 +205,34 @@ fn answers(engine: &mut Engine, ids: &[TransactionId]) -> Vec<&'static str> {
     ids.iter().map(ask).collect()
 }
 
+/// A start adds the last decisions again, for the index cannot be sure that it has them all. The last one
+/// may be the first in the order of ids, by which decisions stand side by side.
+#[test]
+fn decisions_added_again_do_not_displace_those_beside_them() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
+    let (mut began, index) = engine(directory.path(), &clock, u64::MAX);
+    let prepared = (0..20).map(|number| {
+        let accepted =
+            began.run(Work::New { bytes: 4_096 }, |turn| turn.prepare(request(number, Vec::new())));
+        accepted.expect("the disk is fine").expect("the index is fine").expect("legal").transaction
+    });
+    let mut ids: Vec<_> = prepared.collect();
+    ids.sort_unstable();
+    ids.reverse();
+    assert_eq!(answers(&mut began, &ids), vec!["receipt"; ids.len()]);
+    drop(began);
+    index.close();
+    drop(index);
+    for start in 1..4 {
+        let (mut engine, index) = engine(directory.path(), &clock, u64::MAX);
+        engine.upkeep();
+        assert_eq!(answers(&mut engine, &ids), vec!["receipt"; ids.len()], "start {start}");
+        drop(engine);
+        index.close();
+    }
+}
+
 #[test]
 fn index_made_anew_after_segments_are_gone_knows_what_it_does_not_know() {
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -9,6 +9,7 @@
 //! All in one chunk were made in the same span of time, so that one is found by its id alone: in one of the
 //! chunks of its span that begin at or before it. Lifetime: until the receipts in it are pruned.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use halfmq_core::{DecidedTransaction, TransactionId};
@@ -70,10 +71,7 @@ pub(super) fn make(decided: &mut [(TransactionId, &[u8])], mut put: impl FnMut(V
             let mut chunk: Option<(TransactionId, Vec<u8>)> = None;
             for (id, record) in few {
                 let (first, bytes) = chunk.get_or_insert_with(|| (*id, Vec::new()));
-                bytes.extend_from_slice(&id.as_u128().to_be_bytes());
-                let length = u32::try_from(record.len()).expect("a receipt is far smaller than 4 GiB");
-                bytes.extend_from_slice(&length.to_le_bytes());
-                bytes.extend_from_slice(record);
+                put_entry(*id, record, bytes);
                 if bytes.len() >= BYTES_MAX {
                     put(key(*first), std::mem::take(bytes));
                     chunk = None;
@@ -89,6 +87,26 @@ pub(super) fn make(decided: &mut [(TransactionId, &[u8])], mut put: impl FnMut(V
 /// Writes one down for [`make`], behind what is there.
 pub(super) fn record(decided: &DecidedTransaction, out: &mut Vec<u8>) {
     put_decided(decided, out);
+}
+
+/// Both together. After a restart the last decisions are written again, perhaps under the same key, but not
+/// those that stood beside them.
+///
+/// # Errors
+/// [`Malformed`].
+pub(super) fn union(one: &[u8], other: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let entries = Entries { rest: one }.raw().chain(Entries { rest: other }.raw());
+    let entries: BTreeMap<_, _> = entries.collect::<Result<_, _>>()?;
+    let mut bytes = Vec::with_capacity(one.len() + other.len());
+    entries.into_iter().for_each(|(id, record)| put_entry(id, record, &mut bytes));
+    Ok(bytes)
+}
+
+fn put_entry(id: TransactionId, record: &[u8], chunk: &mut Vec<u8>) {
+    chunk.extend_from_slice(&id.as_u128().to_be_bytes());
+    let length = u32::try_from(record.len()).expect("a receipt is far smaller than 4 GiB");
+    chunk.extend_from_slice(&length.to_le_bytes());
+    chunk.extend_from_slice(record);
 }
 
 /// The transaction with this id.
@@ -182,6 +200,20 @@ mod tests {
                 assert!(may_hold(id).contains(key), "{id} is looked for where it is");
             }
         }
+    }
+
+    #[test]
+    fn a_union_has_the_entries_of_both() {
+        let chunk = |entries: &mut [(TransactionId, &[u8])]| {
+            let mut chunks = Vec::new();
+            make(entries, |_, value| chunks.push(value));
+            chunks.remove(0)
+        };
+        let before = chunk(&mut [(id(1, 1), b"a"), (id(1, 3), b"c")]);
+        let again = chunk(&mut [(id(1, 1), b"a"), (id(1, 2), b"b")]);
+        let both = chunk(&mut [(id(1, 1), b"a"), (id(1, 2), b"b"), (id(1, 3), b"c")]);
+        assert_eq!(union(&before, &again), Ok(both));
+        assert!(union(&before[1..], &again).is_err());
     }
 
     #[test]

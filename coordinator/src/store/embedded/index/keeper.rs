@@ -196,6 +196,10 @@ impl Keeper {
         let mut chunks = Vec::new();
         chunk::make(&mut records, |key, value| chunks.push((key, value)));
         for (key, chunk) in chunks {
+            let chunk = match self.tree.get(&key)? {
+                Some(there) => chunk::union(&there, &chunk).map_err(io::Error::other)?,
+                None => chunk,
+            };
             self.tree.insert(key, chunk)?;
         }
         self.complete |= taken.complete.is_some();
