@@ -2,9 +2,11 @@
 
 use halfmq_client::sql::TransactionLog;
 use halfmq_client::{Client, Message, Producer, Transaction, TransactionOptions, TransactionProducer};
-use halfmq_proto::v1::TransactionState;
-use halfmq_tests::Coordinator;
+use halfmq_proto::v1::{DescribeFloorRequest, DescribeTransactionRequest, TransactionState};
+use halfmq_tests::{Coordinator, eventually};
+use serde_json::{Value, json};
 use sqlx::Pool;
+use tokio::task::JoinSet;
 
 use crate::database::{TestDatabase, on_every_database};
 
@@ -84,8 +86,80 @@ async fn log_and_coordinator_are_reconciled<DB: TestDatabase>() {
         ..Default::default()
     };
     coordinator.driver().queues.send(nameless).await.expect("sent");
+    // The last number that was given out counts, too, though nothing behind it shows that it was.
+    let (code, told, _) = coordinator.cli(&["audit"]).await;
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains("1 number without a receipt: lost, or sent without a request id"), "{told}");
     Producer::new(&client, "shop").send(Message::new("orders", "the next")).await.expect("sent");
     let (code, told, _) = coordinator.cli(&["audit"]).await;
     assert_eq!(code, 1, "{told}");
     assert!(told.contains("shop: nothing is known of sequence 7"), "{told}");
+}
+
+/// Receipts that stay in memory, and a few more.
+const RECEIPTS: usize = 10_400;
+
+/// Old receipts are pruned; their numbers and their rows are not told to be lost, nor to be well.
+#[tokio::test]
+async fn what_lies_below_the_receipts_floor_is_not_checked() {
+    let Some(database) = <sqlx::Sqlite as TestDatabase>::fresh().await else { return };
+    let pool = &database.pool;
+    let mut coordinator =
+        Coordinator::start_with(&[("HALFMQ_RECEIPT_RETENTION", "1ms"), ("HALFMQ_CHECKS__FIRST_AFTER", "1h")])
+            .await;
+    let client = Client::connect(coordinator.endpoint()).expect("an endpoint");
+    let log = TransactionLog::<sqlx::Sqlite>::default();
+    log.migrate(pool).await.expect("it migrates");
+    let transactions = TransactionProducer::without_checker(&client, "shop", TransactionOptions::default());
+    let mut last_old = None;
+    for _ in 0..3 {
+        let old = transactions.begin([Message::new("orders", "old")]).await.expect("prepared");
+        record(&log, pool, &old).await;
+        let id = old.id().clone();
+        old.commit().await.expect("committed");
+        last_old = Some(id);
+    }
+    let last_old = last_old.expect("three were made");
+    let mut sends = JoinSet::new();
+    for _ in 3..RECEIPTS {
+        let producer = Producer::new(&client, "shop");
+        sends.spawn(async move { producer.send(Message::new("orders", "new")).await });
+    }
+    for sent in sends.join_all().await {
+        sent.expect("sent");
+    }
+    // A start looks for old receipts soon after it.
+    coordinator.restart().await;
+    let mut driver = coordinator.driver();
+    eventually("old receipts to be pruned", async || {
+        let ask = DescribeTransactionRequest { transaction_id: last_old.as_str().to_owned() };
+        coordinator.driver().transactions.describe_transaction(ask).await.err()
+    })
+    .await;
+    let floor = driver.transactions.describe_floor(DescribeFloorRequest::default()).await;
+    let floor = floor.expect("told").into_inner();
+    assert!(floor.last_sequences.is_empty(), "nobody asked for them");
+    let since = floor.receipts_since.expect("not all are kept");
+
+    let audit = ["audit", "--group", "shop", "--database", &database.url];
+    let (code, told, complaint) = coordinator.cli(&audit).await;
+    assert_eq!(code, 0, "{told}{complaint}");
+    assert!(told.contains("before the receipts' floor"), "{told}");
+    assert!(told.contains("Nothing is missing among what can be checked."), "{told}");
+    assert!(told.contains("3 rows not checked"), "{told}");
+    let (code, told, complaint) = coordinator.cli(&[&audit[..], &["--json"]].concat()).await;
+    assert_eq!(code, 0, "{told}{complaint}");
+    let mut answers = told.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let (account, comparison): (Value, Value) =
+        (answers.next().expect("an account"), answers.next().expect("a comparison"));
+    let shop = &account["producers"][0];
+    let [not_checked, released, missing, last] =
+        ["not_checked", "released", "missing", "last_sequence"].map(|what| shop[what].as_u64().expect(what));
+    assert_eq!((missing, last), (0, RECEIPTS as u64), "{account}");
+    assert_eq!(not_checked + released, last, "{account}");
+    assert!(not_checked >= 3, "{account}");
+    // It may have risen meanwhile.
+    let told_since = account["receipts_since"].as_str().expect("a time");
+    assert!(told_since.get(..19) >= since.to_string().get(..19), "{told_since} is before {since}");
+    assert_eq!((&comparison["not_checked"], &comparison["rows"]), (&json!(3), &json!(3)), "{comparison}");
 }

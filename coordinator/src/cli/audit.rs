@@ -4,6 +4,12 @@
 //! come to an end that can be named: released at one place, rolled back, or still open. Every consumer group is
 //! somewhere in what was released to its topics. With `--database`, the transaction log of a service is compared
 //! in both directions.
+//!
+//! ```text
+//!   1 … 70          71 … 98                      99, 100
+//!   not checked     come to an end, or missing   given out last, says the coordinator
+//!               ▲ prepared before the receipts' floor: their receipts may be gone
+//! ```
 
 mod account;
 #[cfg(feature = "resolver")]
@@ -11,10 +17,9 @@ mod reconcile;
 
 use clap::Args;
 use halfmq_proto::v1::{
-    ListGroupsRequest, ListTransactionsRequest, Transaction, TransactionState,
+    DescribeFloorRequest, ListGroupsRequest, ListTransactionsRequest, Transaction, TransactionState,
     transactions_client::TransactionsClient,
 };
-use serde_json::json;
 use tonic::transport::Channel;
 
 use super::{endpoint::Endpoint, failure::Failure, output::Output};
@@ -53,26 +58,30 @@ impl Audit {
         let mut transactions = self.endpoint.transactions().await?;
         let group = self.group.clone().unwrap_or_default();
         let mut accounts = Accounts::default();
+        // Before the lists: whatever was given out by now is in them, or is missing.
+        let request = DescribeFloorRequest { with_last_sequences: true };
+        let floor = transactions.describe_floor(request).await?.into_inner();
+        let of_this = |producer: &String| group.is_empty() || *producer == group;
+        accounts.given_out(floor.last_sequences.into_iter().filter(|(producer, _)| of_this(producer)));
         // Open ones first: what is decided meanwhile is found again among the decided.
         for state in
             [TransactionState::Unspecified, TransactionState::Committed, TransactionState::RolledBack]
         {
             each(&mut transactions, state, &group, |transaction| accounts.add(transaction)).await?;
         }
+        // Behind the lists: what was pruned meanwhile lies below it.
+        let request = DescribeFloorRequest { with_last_sequences: false };
+        accounts.receipts_since(transactions.describe_floor(request).await?.into_inner().receipts_since);
         let groups =
             self.endpoint.admin().await?.list_groups(ListGroupsRequest {}).await?.into_inner().groups;
         let consumers = account::consumers(&groups);
         let wrong = accounts.findings();
         output.answer(
             || {
-                let findings = if wrong.is_empty() {
-                    "Every message is accounted for.".to_owned()
-                } else {
-                    wrong.join("\n")
-                };
-                format!("{}\n\n{}\n\n{findings}", accounts.table(), consumers.render("No consumer groups."))
+                let consumers = consumers.render("No consumer groups.");
+                format!("{}\n\n{consumers}\n\n{}", accounts.table(), accounts.verdict(&wrong))
             },
-            || json!({ "producers": accounts.json(), "groups": account::consumers_json(&groups), "findings": wrong }),
+            || accounts.json(account::consumers_json(&groups), &wrong),
         )?;
         #[cfg(feature = "resolver")]
         if let Some(url) = &self.database {
