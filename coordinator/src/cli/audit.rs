@@ -13,6 +13,8 @@
 
 mod account;
 #[cfg(feature = "resolver")]
+mod outbox;
+#[cfg(feature = "resolver")]
 mod reconcile;
 
 use clap::Args;
@@ -33,14 +35,18 @@ pub(super) struct Audit {
     /// Only of this producer group
     #[arg(long, value_name = "G")]
     group: Option<String>,
-    /// Compare with the transaction log in this database too: postgres://, mysql:// or sqlite:
+    /// Compare with transaction log and outbox in this database too: postgres://, mysql:// or sqlite:
     #[cfg(feature = "resolver")]
     #[arg(long, value_name = "URL", requires = "group", env = "HALFMQ_AUDIT_DATABASE")]
     database: Option<String>,
-    /// The log's table
+    /// The log's table [default: halfmq_transaction_log, if there is one]
     #[cfg(feature = "resolver")]
-    #[arg(long, value_name = "NAME", default_value = "halfmq_transaction_log")]
-    table: String,
+    #[arg(long, value_name = "NAME", requires = "database")]
+    table: Option<String>,
+    /// The outbox's table [default: halfmq_outbox, if there is one]
+    #[cfg(feature = "resolver")]
+    #[arg(long, value_name = "NAME", requires = "database")]
+    outbox: Option<String>,
     /// Decide open transactions as the log says, after asking
     #[cfg(feature = "resolver")]
     #[arg(long, requires = "database")]
@@ -85,20 +91,51 @@ impl Audit {
         )?;
         #[cfg(feature = "resolver")]
         if let Some(url) = &self.database {
-            let audited = reconcile::Reconcile {
-                url,
-                table: &self.table,
-                group: &group,
-                repair: self.repair,
-                yes: self.yes,
-            };
-            audited.run(&accounts, transactions, output).await?;
+            self.compare(url, &accounts, transactions, output).await?;
         }
         if wrong.is_empty() {
             Ok(())
         } else {
             Err(Failure::Partly(format!("{} findings; see above", wrong.len())))
         }
+    }
+}
+
+#[cfg(feature = "resolver")]
+impl Audit {
+    /// With what the service's database holds. All is looked at before anything that is found fails the audit.
+    async fn compare(
+        &self,
+        url: &str,
+        accounts: &Accounts,
+        mut transactions: TransactionsClient<Channel>,
+        output: Output,
+    ) -> Result<(), Failure> {
+        let log = reconcile::Reconcile {
+            url,
+            table: self.table.as_deref().unwrap_or("halfmq_transaction_log"),
+            must_be_there: self.table.is_some(),
+            group: self.group.as_deref().unwrap_or_default(),
+            repair: self.repair,
+            yes: self.yes,
+        };
+        let log = match log.run(accounts, transactions.clone(), output).await {
+            // Only what is found leaves something more to look at.
+            Err(failure) if !matches!(failure, Failure::Partly(_)) => return Err(failure),
+            log => log,
+        };
+        let no_log = matches!(log, Ok(reconcile::Compared::NoTable));
+        if no_log {
+            output.note("There is no transaction log in this database.")?;
+        }
+        let outbox = match outbox::look(url, self.outbox.as_deref().unwrap_or("halfmq_outbox")).await? {
+            None if self.outbox.is_some() || no_log => Err(Failure::Partly(
+                "there is no such table in this database: nothing was compared".to_owned(),
+            )),
+            None => outbox::absent(output),
+            Some(kept) => outbox::compare(&kept, accounts, &mut transactions, output).await,
+        };
+        log.and(outbox)
     }
 }
 

@@ -38,9 +38,19 @@ const UNKNOWN: &str = "committed in the database, and without a message";
 pub(super) struct Reconcile<'a> {
     pub(super) url: &'a str,
     pub(super) table: &'a str,
+    /// Whether it is an error that there is no such table.
+    pub(super) must_be_there: bool,
     pub(super) group: &'a str,
     pub(super) repair: bool,
     pub(super) yes: bool,
+}
+
+/// What came of a comparison that found no difference, or mended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compared {
+    Agreed,
+    /// There is no transaction log in this database.
+    NoTable,
 }
 
 /// A transaction of which log and coordinator say different things.
@@ -65,7 +75,7 @@ impl Reconcile<'_> {
         accounts: &Accounts,
         mut client: TransactionsClient<Channel>,
         output: Output,
-    ) -> Result<(), Failure> {
+    ) -> Result<Compared, Failure> {
         let log = Log::open(&Database {
             url: self.url.to_owned(),
             password: None,
@@ -75,7 +85,12 @@ impl Reconcile<'_> {
         });
         let log = log.map_err(|error| Failure::Usage(error.to_string()))?;
         let unreadable = |error| Failure::Partly(format!("the transaction log cannot be read: {error}"));
-        let rows = rows(&log).await.map_err(unreadable)?;
+        let rows = match rows(&log).await {
+            Err(error) if !self.must_be_there && log.is_missing_table(&error) => {
+                return Ok(Compared::NoTable);
+            }
+            rows => rows.map_err(unreadable)?,
+        };
         let watermark = log.watermark().await.map_err(unreadable)?;
         let mut states: BTreeMap<&str, (TransactionState, bool)> = BTreeMap::new();
         for (id, known) in &accounts.transactions {
@@ -100,10 +115,10 @@ impl Reconcile<'_> {
         }
         self.report(rows.len(), not_checked, &still, output)?;
         if self.repair {
-            return self.mend(&still, client, output).await;
+            return self.mend(&still, client, output).await.map(|()| Compared::Agreed);
         }
         match still.len() {
-            0 => Ok(()),
+            0 => Ok(Compared::Agreed),
             count => Err(Failure::Partly(format!("log and coordinator differ in {count} transactions"))),
         }
     }
@@ -191,14 +206,15 @@ async fn rows(log: &Log) -> Result<BTreeMap<String, bool>, sqlx::Error> {
 }
 
 /// What the coordinator says of a transaction.
-enum Found {
+pub(super) enum Found {
     /// `None`: it does not know it.
     State(Option<TransactionState>),
     /// It may have known it once.
     Pruned,
 }
 
-async fn state(client: &mut TransactionsClient<Channel>, id: &str) -> Result<Found, Failure> {
+/// Asks the coordinator.
+pub(super) async fn state(client: &mut TransactionsClient<Channel>, id: &str) -> Result<Found, Failure> {
     let request = DescribeTransactionRequest { transaction_id: id.to_owned() };
     match client.describe_transaction(request).await.map_err(Failure::from) {
         Ok(found) => Ok(Found::State(Some(found.into_inner().state()))),
