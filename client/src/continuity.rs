@@ -14,6 +14,7 @@
 //! work with a tag filter, because what is filtered out is settled unseen.
 
 mod chain;
+mod prometheus;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -116,6 +117,8 @@ pub struct ContinuityStatistics {
     pub gaps: u64,
     pub duplicates: u64,
     pub reorderings: u64,
+    /// Holes that were given up because there were too many.
+    pub unverified: u64,
     /// Holes that may still be filled.
     pub holes: u64,
 }
@@ -159,6 +162,25 @@ impl Continuity {
         ContinuityStatistics { holes, ..state.statistics }
     }
 
+    /// The same in Prometheus' text format (content type `text/plain; version=0.0.4`), for the service to append to
+    /// its own metrics: `halfmq_client_continuity_gaps_total{consumer_group="shipping"} 0`, and so on. For several
+    /// consumer groups see [`prometheus_of`](Self::prometheus_of).
+    ///
+    /// ```
+    /// let continuity = halfmq_client::Continuity::new(|_finding| {});
+    /// let metrics = continuity.prometheus("shipping");
+    /// assert!(metrics.contains("halfmq_client_continuity_gaps_total{consumer_group=\"shipping\"} 0\n"));
+    /// ```
+    pub fn prometheus(&self, consumer_group: &str) -> String {
+        Self::prometheus_of([(consumer_group, self)])
+    }
+
+    /// The numbers of several, each with its consumer group: Prometheus wants those of one name side by side.
+    pub fn prometheus_of<'a>(groups: impl IntoIterator<Item = (&'a str, &'a Self)>) -> String {
+        let groups: Vec<_> = groups.into_iter().map(|(group, it)| (group, it.statistics())).collect();
+        prometheus::render(&groups)
+    }
+
     /// Looks at a delivery. Consumers do it through [`ConsumerInterceptor`].
     pub fn observe(&self, delivery: &Delivery) {
         // A dead letter is read in another place than it was produced for.
@@ -191,7 +213,10 @@ impl Continuity {
                 statistics.reorderings += 1;
                 Some(Finding::Reordering { source, sequence, place })
             }
-            Step::Overflow { from } => Some(Finding::Unverified { source, from }),
+            Step::Overflow { from } => {
+                statistics.unverified += 1;
+                Some(Finding::Unverified { source, from })
+            }
         };
         statistics.messages += 1;
         drop(state);
