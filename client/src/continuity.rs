@@ -319,3 +319,42 @@ impl std::fmt::Display for Finding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::message::Message;
+
+    #[test]
+    fn what_is_given_up_is_counted_as_it_is_reported() {
+        const HOLES: u64 = 5_000;
+        let reported = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&reported);
+        let continuity = Continuity::new(move |finding| {
+            counter.fetch_add(u64::from(matches!(finding, Finding::Unverified { .. })), Ordering::Relaxed);
+        });
+        for hole in 0..HOLES {
+            continuity.observe(&Delivery {
+                message_id: "m".into(),
+                message: Message::new("orders", ""),
+                place: Place { topic: "orders".to_owned(), queue: 0, offset: hole },
+                receipt_handle: "r".into(),
+                attempt: 1,
+                invisible_until: SystemTime::UNIX_EPOCH,
+                released_at: SystemTime::UNIX_EPOCH,
+                producer_group: "shop".to_owned(),
+                sequence: 3 * hole + 3,
+                previous_sequence: 3 * hole + 2,
+                dead_letter: None,
+            });
+        }
+        let ContinuityStatistics { messages, unverified, holes, .. } = continuity.statistics();
+        assert_eq!(unverified, reported.load(Ordering::Relaxed));
+        assert_eq!((messages, unverified + holes + 1), (HOLES, HOLES), "each is watched or given up");
+        assert!(unverified > 0);
+    }
+}
