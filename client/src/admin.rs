@@ -132,7 +132,7 @@ impl Admin {
     /// The id below which the coordinator will never ask about a transaction: producers may forget what
     /// became of those.
     pub async fn transaction_floor(&self) -> Result<TransactionId, Error> {
-        let request = v1::DescribeFloorRequest {};
+        let request = v1::DescribeFloorRequest::default();
         let floor = call!(self.client, transactions.describe_floor, request)?;
         Ok(floor.transaction_id.into())
     }

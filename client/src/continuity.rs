@@ -14,6 +14,7 @@
 //! work with a tag filter, because what is filtered out is settled unseen.
 
 mod chain;
+mod prometheus;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -116,6 +117,8 @@ pub struct ContinuityStatistics {
     pub gaps: u64,
     pub duplicates: u64,
     pub reorderings: u64,
+    /// Holes that were given up because there were too many.
+    pub unverified: u64,
     /// Holes that may still be filled.
     pub holes: u64,
 }
@@ -159,6 +162,25 @@ impl Continuity {
         ContinuityStatistics { holes, ..state.statistics }
     }
 
+    /// The same in Prometheus' text format (content type `text/plain; version=0.0.4`), for the service to append to
+    /// its own metrics: `halfmq_client_continuity_gaps_total{consumer_group="shipping"} 0`, and so on. For several
+    /// consumer groups see [`prometheus_of`](Self::prometheus_of).
+    ///
+    /// ```
+    /// let continuity = halfmq_client::Continuity::new(|_finding| {});
+    /// let metrics = continuity.prometheus("shipping");
+    /// assert!(metrics.contains("halfmq_client_continuity_gaps_total{consumer_group=\"shipping\"} 0\n"));
+    /// ```
+    pub fn prometheus(&self, consumer_group: &str) -> String {
+        Self::prometheus_of([(consumer_group, self)])
+    }
+
+    /// The numbers of several, each with its consumer group: Prometheus wants those of one name side by side.
+    pub fn prometheus_of<'a>(groups: impl IntoIterator<Item = (&'a str, &'a Self)>) -> String {
+        let groups: Vec<_> = groups.into_iter().map(|(group, it)| (group, it.statistics())).collect();
+        prometheus::render(&groups)
+    }
+
     /// Looks at a delivery. Consumers do it through [`ConsumerInterceptor`].
     pub fn observe(&self, delivery: &Delivery) {
         // A dead letter is read in another place than it was produced for.
@@ -191,7 +213,10 @@ impl Continuity {
                 statistics.reorderings += 1;
                 Some(Finding::Reordering { source, sequence, place })
             }
-            Step::Overflow { from } => Some(Finding::Unverified { source, from }),
+            Step::Overflow { from } => {
+                statistics.unverified += 1;
+                Some(Finding::Unverified { source, from })
+            }
         };
         statistics.messages += 1;
         drop(state);
@@ -292,5 +317,44 @@ impl std::fmt::Display for Finding {
                 write!(f, "too many holes: of {source}, nothing before sequence {from} is verified")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::message::Message;
+
+    #[test]
+    fn what_is_given_up_is_counted_as_it_is_reported() {
+        const HOLES: u64 = 5_000;
+        let reported = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&reported);
+        let continuity = Continuity::new(move |finding| {
+            counter.fetch_add(u64::from(matches!(finding, Finding::Unverified { .. })), Ordering::Relaxed);
+        });
+        for hole in 0..HOLES {
+            continuity.observe(&Delivery {
+                message_id: "m".into(),
+                message: Message::new("orders", ""),
+                place: Place { topic: "orders".to_owned(), queue: 0, offset: hole },
+                receipt_handle: "r".into(),
+                attempt: 1,
+                invisible_until: SystemTime::UNIX_EPOCH,
+                released_at: SystemTime::UNIX_EPOCH,
+                producer_group: "shop".to_owned(),
+                sequence: 3 * hole + 3,
+                previous_sequence: 3 * hole + 2,
+                dead_letter: None,
+            });
+        }
+        let ContinuityStatistics { messages, unverified, holes, .. } = continuity.statistics();
+        assert_eq!(unverified, reported.load(Ordering::Relaxed));
+        assert_eq!((messages, unverified + holes + 1), (HOLES, HOLES), "each is watched or given up");
+        assert!(unverified > 0);
     }
 }

@@ -93,27 +93,47 @@ impl Resolver {
     }
 }
 
-impl Log {
-    /// Nothing is connected yet.
-    pub(crate) fn open(database: &Database) -> Result<Self, Error> {
-        let url = database.url.as_str();
-        let password = database.password.as_deref();
+/// Where a URL leads.
+pub(crate) enum Address {
+    Postgres(PgConnectOptions),
+    MySql(MySqlConnectOptions),
+    Sqlite(SqliteConnectOptions),
+}
+
+impl Address {
+    /// Of a URL, with a password that goes before one in it.
+    pub(crate) fn of(url: &str, password: Option<&str>) -> Result<Self, Error> {
         match url.split(':').next().unwrap_or_default() {
             "postgres" | "postgresql" => {
                 let options: PgConnectOptions = url.parse().map_err(Error::Url)?;
-                let options = password.into_iter().fold(options, PgConnectOptions::password);
-                Ok(Self::Postgres(checker(database, options)?))
+                Ok(Self::Postgres(password.into_iter().fold(options, PgConnectOptions::password)))
             }
             "mysql" | "mariadb" => {
                 let options: MySqlConnectOptions = url.parse().map_err(Error::Url)?;
-                let options = password.into_iter().fold(options, MySqlConnectOptions::password);
-                Ok(Self::MySql(checker(database, options)?))
+                Ok(Self::MySql(password.into_iter().fold(options, MySqlConnectOptions::password)))
             }
-            "sqlite" => {
-                let options: SqliteConnectOptions = url.parse().map_err(Error::Url)?;
-                Ok(Self::Sqlite(checker(database, options)?))
-            }
+            "sqlite" => Ok(Self::Sqlite(url.parse().map_err(Error::Url)?)),
             _ => Err(Error::Scheme),
+        }
+    }
+}
+
+impl Log {
+    /// Nothing is connected yet.
+    pub(crate) fn open(database: &Database) -> Result<Self, Error> {
+        Ok(match Address::of(&database.url, database.password.as_deref())? {
+            Address::Postgres(options) => Self::Postgres(checker(database, options)?),
+            Address::MySql(options) => Self::MySql(checker(database, options)?),
+            Address::Sqlite(options) => Self::Sqlite(checker(database, options)?),
+        })
+    }
+
+    /// Whether the error says that there is no such table.
+    pub(crate) fn is_missing_table(&self, error: &sqlx::Error) -> bool {
+        match self {
+            Self::Postgres(_) => Postgres::is_missing_table(error),
+            Self::MySql(_) => MySql::is_missing_table(error),
+            Self::Sqlite(_) => Sqlite::is_missing_table(error),
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::checker::Checker;
 use crate::clock::Clock;
-use crate::store::{Replies, Store};
+use crate::store::{Horizon, Replies, Store};
 
 pub use arrivals::Arrivals;
 // What the verbs take and give, so that callers need not know the port.
@@ -136,6 +136,14 @@ impl Service {
         let oldest = self.store.list(oldest).await?.first().map(|view| view.transaction);
         let latest = TransactionId::fresh(while_ago, [0; 10]);
         Ok(oldest.map_or(latest, |oldest| oldest.min(latest)))
+    }
+
+    /// How far back receipts reach, and how far the numbers of producer groups go.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn horizon(&self) -> Result<Horizon, Refused> {
+        Ok(self.store.horizon().await?)
     }
 
     /// Creates a topic; 0 queues means the setting.

@@ -171,6 +171,15 @@ pub struct Statistics {
     pub dead_letters: u64,
 }
 
+/// What there is to account for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Horizon {
+    /// Receipts of transactions that were prepared before this are not all kept. `None`: all are.
+    pub receipts_since: Option<Timestamp>,
+    /// The sequence that each producer group was given last.
+    pub last_sequences: Vec<(ProducerGroup, u64)>,
+}
+
 /// A storage engine.
 pub trait Store: core::marker::Send + Sync {
     /// Keeps half messages.
@@ -183,6 +192,8 @@ pub trait Store: core::marker::Send + Sync {
     fn describe(&self, ids: Vec<TransactionId>) -> Replies<(TransactionView, Vec<Message>)>;
     /// Transactions, oldest first.
     fn list(&self, list: ListTransactions) -> Reply<Vec<TransactionView>>;
+    /// How far back receipts reach, and how far numbers go.
+    fn horizon(&self) -> Reply<Horizon>;
 
     /// Takes due checks of these producer groups; nobody else gets them until `claim` is over.
     fn claim_checks(&self, reachable: Vec<ProducerGroup>, max: usize, claim: Duration) -> Reply<Claimed>;

@@ -68,6 +68,11 @@ async fn message_that_is_taken_away_behind_its_back_is_missed() {
     assert_eq!(*findings.lock().expect("no panic"), [expected]);
     let statistics = continuity.statistics();
     assert_eq!((statistics.messages, statistics.gaps, statistics.holes), (18, 1, 0));
+    let metrics = continuity.prometheus("shipping");
+    for (name, number) in [("messages_total", 18), ("gaps_total", 1), ("unverified_total", 0), ("holes", 0)] {
+        let line = format!("halfmq_client_continuity_{name}{{consumer_group=\"shipping\"}} {number}\n");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    }
     assert_eq!(continuity.verify(&client, "shipping").await.expect("verified"), 0, "told once");
 }
 

@@ -14,4 +14,5 @@ mod recipes;
 mod redis;
 mod resolver;
 mod server;
+mod tls;
 mod transaction_log;

@@ -88,6 +88,8 @@ pub trait Dialect: Database + sealed::Sealed {
 
     /// Somebody else holds a lock, or came first: nothing is known, the same may succeed later.
     fn is_contended(error: &sqlx::Error) -> bool;
+    /// There is no such table.
+    fn is_missing_table(error: &sqlx::Error) -> bool;
     /// A COMMIT that was answered like this certainly did not happen.
     fn commit_was_refused(error: &sqlx::Error) -> bool;
 

@@ -10,6 +10,9 @@
 //! leases: whoever sends a row sends it only after the row before it in its message group was confirmed.
 //! Databases with SKIP LOCKED give each lane to one relay at a time, so that none works in vain.
 //!
+//! A row that is gone leaves no trace, so each lane remembers the newest message that was confirmed: should the
+//! coordinator lose the end of what it was sent, an audit finds that it does not know them.
+//!
 //! What the coordinator will never take, and what cannot be read, is *quarantined*: visible, out of the way,
 //! and kept until somebody decides. Deliberately absent: clocks, and rows that disappear because a limit was hit.
 
@@ -39,7 +42,7 @@ const QUARANTINED: i64 = 2;
 /// How an [`Outbox`] is kept.
 #[derive(Debug, Clone)]
 pub struct OutboxOptions {
-    /// Its table; another one beside it ends in `_lanes`: `halfmq_outbox`.
+    /// Its table; two others beside it end in `_lanes` and `_newest`: `halfmq_outbox`.
     pub table: TableName,
     /// Keep rows that were sent until [`Outbox::prune_sent`], instead of deleting them at once: no.
     pub keep_sent: bool,
@@ -118,8 +121,9 @@ impl<DB: Dialect> Outbox<DB> {
     /// The statements that make the tables, for a service that keeps its migrations itself. They may run
     /// any number of times.
     pub fn migration(&self) -> Vec<String> {
-        let (rows, lanes) = (self.table(), self.lanes_table());
+        let (rows, lanes, newest) = (self.table(), self.lanes_table(), self.newest_table());
         let lane_rows: Vec<String> = (0..LANES).map(|lane| format!("({lane})")).collect();
+        let newest_rows: Vec<String> = (0..LANES).map(|lane| format!("({lane}, '')")).collect();
         vec![
             format!(
                 "CREATE TABLE IF NOT EXISTS {rows} (number {}, id {} NOT NULL UNIQUE, lane BIGINT NOT NULL, \
@@ -136,6 +140,16 @@ impl<DB: Dialect> Outbox<DB> {
                 "INSERT INTO {lanes} (lane) VALUES {} {}",
                 lane_rows.join(", "),
                 DB::or_keep(&lanes, "lane")
+            ),
+            format!(
+                "CREATE TABLE IF NOT EXISTS {newest} (lane BIGINT NOT NULL PRIMARY KEY, \
+                 message_id {} NOT NULL)",
+                DB::KEY
+            ),
+            format!(
+                "INSERT INTO {newest} (lane, message_id) VALUES {} {}",
+                newest_rows.join(", "),
+                DB::or_keep(&newest, "lane")
             ),
         ]
     }
@@ -172,6 +186,10 @@ impl<DB: Dialect> Outbox<DB> {
 
     fn lanes_table(&self) -> String {
         self.options.table.beside("_lanes").quoted(DB::QUOTE)
+    }
+
+    fn newest_table(&self) -> String {
+        self.options.table.beside("_newest").quoted(DB::QUOTE)
     }
 
     fn channel(&self) -> String {

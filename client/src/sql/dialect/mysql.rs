@@ -45,6 +45,12 @@ impl Dialect for MySql {
         database.is_some_and(|error: &MySqlDatabaseError| matches!(error.number(), 1205 | 1213 | 3572 | 1020))
     }
 
+    /// ER_NO_SUCH_TABLE.
+    fn is_missing_table(error: &sqlx::Error) -> bool {
+        let database = error.as_database_error().and_then(|error| error.try_downcast_ref());
+        database.is_some_and(|error: &MySqlDatabaseError| error.number() == 1146)
+    }
+
     /// A deadlock of certification in a cluster.
     fn commit_was_refused(error: &sqlx::Error) -> bool {
         let database = error.as_database_error().and_then(|error| error.try_downcast_ref());

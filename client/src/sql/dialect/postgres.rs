@@ -47,6 +47,11 @@ impl Dialect for Postgres {
         has_code(error, &["55P03", "40P01", "40001", "57014"])
     }
 
+    /// undefined_table.
+    fn is_missing_table(error: &sqlx::Error) -> bool {
+        has_code(error, &["42P01"])
+    }
+
     /// Any error but "statement_completion_unknown": a refused COMMIT has rolled back.
     fn commit_was_refused(error: &sqlx::Error) -> bool {
         let refused = |code: &str| code.starts_with("23") || (code.starts_with("40") && code != "40003");

@@ -45,6 +45,11 @@ impl Dialect for Sqlite {
         code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
     }
 
+    /// SQLITE_ERROR, whose words are all that tells one from another.
+    fn is_missing_table(error: &sqlx::Error) -> bool {
+        error.as_database_error().is_some_and(|error| error.message().starts_with("no such table"))
+    }
+
     /// A COMMIT that is refused leaves the transaction open.
     fn commit_was_refused(_error: &sqlx::Error) -> bool {
         false

@@ -5,6 +5,7 @@ use prost::Message as _;
 use sqlx::Pool;
 
 use super::{Outbox, OutboxId, QUARANTINED, SENT, WAITING};
+use crate::ids::MessageId;
 use crate::message::Message;
 use crate::sql::dialect::{Dialect, Value, free, own_connections};
 
@@ -45,6 +46,17 @@ impl<DB: Dialect> Outbox<DB> {
         }
         let [waiting, quarantined] = counts;
         Ok(OutboxBacklog { waiting, quarantined })
+    }
+
+    /// The newest message that the coordinator has confirmed, for each lane that ever sent one. The coordinator
+    /// must know them as long as it keeps their receipts; if it does not, it has lost what it was sent last. For
+    /// audits.
+    pub async fn newest_sent(&self, pool: &Pool<DB>) -> Result<Vec<MessageId>, sqlx::Error> {
+        let mut connection = pool.acquire().await?;
+        let query =
+            format!("SELECT message_id FROM {} WHERE message_id > '' ORDER BY lane", self.newest_table());
+        let rows = DB::fetch(&mut connection, &query, Vec::new()).await?;
+        rows.iter().map(|row| Ok(DB::text(row, 0)?.into())).collect()
     }
 
     /// The oldest messages in quarantine.

@@ -181,14 +181,14 @@ impl<DB: Dialect> Relay<DB> {
             let mut sql = DB::begin_impatient(&mut connection, LOCK_WAIT_MAX).await?;
             let Some(lane) = self.take_lane(&mut sql, start).await? else { return Ok(Look::Idle) };
             let (fates, look) = self.send_batch(&mut sql, lane).await?;
-            self.settle(&mut sql, fates).await?;
+            self.settle(&mut sql, lane, fates).await?;
             sql.commit().await?;
             return Ok(look);
         }
         // Where a lock would hold up everybody, relays may meet, and the coordinator tells doubles apart.
         let Some(lane) = self.take_lane(&mut connection, start).await? else { return Ok(Look::Idle) };
         let (fates, look) = self.send_batch(&mut connection, lane).await?;
-        self.settle_alone(&mut connection, fates).await?;
+        self.settle_alone(&mut connection, lane, fates).await?;
         Ok(look)
     }
 
@@ -246,7 +246,7 @@ impl<DB: Dialect> Relay<DB> {
         let mut look = Look::Busy;
         for (row, fate) in &fates {
             match fate {
-                Fate::Sent => {}
+                Fate::Sent(_) => {}
                 Fate::Poison(reason) => {
                     tracing::error!(row.id, reason, "an outbox message is quarantined");
                 }
@@ -267,24 +267,29 @@ impl<DB: Dialect> Relay<DB> {
     async fn settle_alone(
         &self,
         connection: &mut PoolConnection<DB>,
+        lane: i64,
         fates: Vec<(Row, Fate)>,
     ) -> Result<(), sqlx::Error> {
         let mut sql = DB::begin_impatient(connection, LOCK_WAIT_MAX).await?;
-        self.settle(&mut sql, fates).await?;
+        self.settle(&mut sql, lane, fates).await?;
         sql.commit().await
     }
 
     async fn settle(
         &self,
         sql: &mut Transaction<'_, DB>,
+        lane: i64,
         fates: Vec<(Row, Fate)>,
     ) -> Result<(), sqlx::Error> {
         let table = self.outbox.table();
-        let mut sent = Vec::new();
+        let (mut sent, mut newest) = (Vec::new(), String::new());
         for (row, fate) in fates {
             let number = Value::Integer(row.number);
             match fate {
-                Fate::Sent => sent.push(number),
+                Fate::Sent(message_id) => {
+                    sent.push(number);
+                    newest = newest.max(message_id);
+                }
                 Fate::Later(_) => {}
                 Fate::Strange(reason) if row.attempts + 1 < i64::from(self.options.attempts_max) => {
                     let again = format!(
@@ -308,6 +313,19 @@ impl<DB: Dialect> Relay<DB> {
         if sent.is_empty() {
             return Ok(());
         }
+        let remember = format!(
+            "UPDATE {} SET message_id = {} WHERE lane = {} AND message_id < {}",
+            self.outbox.newest_table(),
+            DB::marker(1),
+            DB::marker(2),
+            DB::marker(3)
+        );
+        DB::execute(
+            sql,
+            &remember,
+            vec![newest.as_str().into(), Value::Integer(lane), newest.as_str().into()],
+        )
+        .await?;
         let numbers = markers::<DB>(sent.len(), 1);
         let settle = if self.outbox.options.keep_sent {
             format!("UPDATE {table} SET state = {SENT} WHERE number IN {numbers} AND state = {WAITING}")

@@ -23,8 +23,8 @@ pub(super) struct Row {
 /// What became of a row.
 #[derive(Debug)]
 pub(super) enum Fate {
-    /// The coordinator has confirmed it.
-    Sent,
+    /// The coordinator has confirmed it, as this message.
+    Sent(String),
     /// It will never be taken.
     Poison(String),
     /// It was answered with something that should not be; tried again, but not for ever.
@@ -76,7 +76,7 @@ impl Sender {
             let fate = self.send(&row, message).await;
             drop(permit);
             let goes_on = match fate {
-                Fate::Sent | Fate::Poison(_) => true,
+                Fate::Sent(_) | Fate::Poison(_) => true,
                 Fate::Strange(_) | Fate::Later(_) => false,
             };
             fates.push((row, fate));
@@ -94,7 +94,10 @@ impl Sender {
             messages: vec![message],
         };
         match attempt(self.client.options().attempt_timeout, self.client.send(request)).await {
-            Ok(_receipts) => Fate::Sent,
+            Ok(receipts) => match receipts.messages.into_iter().next() {
+                Some(receipt) => Fate::Sent(receipt.message_id),
+                None => Fate::Strange("confirmed without a receipt".to_owned()),
+            },
             Err(error) if error.is_retryable() => Fate::Later(error),
             Err(Error::Rejected(rejection)) => Fate::Poison(rejection.to_string()),
             Err(error) => Fate::Strange(error.to_string()),

@@ -151,6 +151,11 @@ impl Ledger {
         self.producers.iter().filter_map(|(group, producer)| Some((group, producer.callback.as_deref()?)))
     }
 
+    /// The sequence that each producer group was given last.
+    pub fn last_sequences(&self) -> impl Iterator<Item = (&ProducerGroup, u64)> {
+        self.producers.iter().map(|(group, producer)| (group, producer.sequence))
+    }
+
     /// Where this producer group can be asked.
     #[must_use]
     pub fn callback(&self, producer_group: &ProducerGroup) -> Option<&str> {

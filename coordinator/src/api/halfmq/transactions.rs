@@ -71,11 +71,17 @@ impl Transactions for Door {
 
     async fn describe_floor(
         &self,
-        _request: Request<v1::DescribeFloorRequest>,
+        request: Request<v1::DescribeFloorRequest>,
     ) -> Result<Response<v1::TransactionFloor>, Status> {
         let floor = async {
             let floor = self.service.transaction_floor().await?;
-            Ok(v1::TransactionFloor { transaction_id: floor.to_string() })
+            let horizon = self.service.horizon().await?;
+            let told = horizon.last_sequences.into_iter().filter(|_| request.get_ref().with_last_sequences);
+            Ok(v1::TransactionFloor {
+                transaction_id: floor.to_string(),
+                receipts_since: horizon.receipts_since.map(to_wire::timestamp),
+                last_sequences: told.map(|(group, last)| (group.to_string(), last)).collect(),
+            })
         };
         answer("describe_floor", floor).await
     }

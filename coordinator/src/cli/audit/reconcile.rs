@@ -9,19 +9,20 @@
 //! | tombstone | committed | somebody decided against the database | none |
 //! | no row | committed | somebody decided without the database | none |
 //!
-//! Rows below the log's watermark may be pruned, so nothing is said about them.
+//! Rows below the log's watermark may be pruned, so nothing is said about them. Neither is anything said about
+//! a committed row whose receipt the coordinator may have pruned: it is counted as not checked.
 
 use std::collections::BTreeMap;
 
 use halfmq_client::TransactionId;
 use halfmq_proto::v1::{
-    CommitRequest, DescribeTransactionRequest, RollbackRequest, TransactionState,
+    CommitRequest, DescribeTransactionRequest, Reason, RollbackRequest, TransactionState,
     transactions_client::TransactionsClient,
 };
 use serde_json::json;
 use tonic::transport::Channel;
 
-use super::super::{consent, failure::Failure, output::Output};
+use super::super::{consent, failure::Failure, output::Output, text};
 use super::account::Accounts;
 use crate::resolver::{Database, Log};
 
@@ -30,13 +31,26 @@ const PAGE_MAX: u32 = 1_000;
 /// Differences that are written out; more are counted.
 const SHOWN_MAX: usize = 20;
 
+/// The coordinator knows nothing of a committed row.
+const UNKNOWN: &str = "committed in the database, and without a message";
+
 /// What is compared, and what is done about it.
 pub(super) struct Reconcile<'a> {
     pub(super) url: &'a str,
     pub(super) table: &'a str,
+    /// Whether it is an error that there is no such table.
+    pub(super) must_be_there: bool,
     pub(super) group: &'a str,
     pub(super) repair: bool,
     pub(super) yes: bool,
+}
+
+/// What came of a comparison that found no difference, or mended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compared {
+    Agreed,
+    /// There is no transaction log in this database.
+    NoTable,
 }
 
 /// A transaction of which log and coordinator say different things.
@@ -61,7 +75,7 @@ impl Reconcile<'_> {
         accounts: &Accounts,
         mut client: TransactionsClient<Channel>,
         output: Output,
-    ) -> Result<(), Failure> {
+    ) -> Result<Compared, Failure> {
         let log = Log::open(&Database {
             url: self.url.to_owned(),
             password: None,
@@ -71,35 +85,48 @@ impl Reconcile<'_> {
         });
         let log = log.map_err(|error| Failure::Usage(error.to_string()))?;
         let unreadable = |error| Failure::Partly(format!("the transaction log cannot be read: {error}"));
-        let rows = rows(&log).await.map_err(unreadable)?;
+        let rows = match rows(&log).await {
+            Err(error) if !self.must_be_there && log.is_missing_table(&error) => {
+                return Ok(Compared::NoTable);
+            }
+            rows => rows.map_err(unreadable)?,
+        };
         let watermark = log.watermark().await.map_err(unreadable)?;
         let mut states: BTreeMap<&str, (TransactionState, bool)> = BTreeMap::new();
         for (id, known) in &accounts.transactions {
             states.insert(id, (known.state, known.sent));
         }
-        let mut differences = compare(&rows, &states, &watermark);
+        let (may_differ, pruned): (Vec<_>, Vec<_>) = compare(&rows, &states, &watermark)
+            .into_iter()
+            .partition(|difference| difference.what != UNKNOWN || !accounts.may_be_pruned(&difference.id));
+        let mut not_checked = pruned.len();
         // What was decided between the two looks is no difference.
         let mut still = Vec::new();
-        for difference in differences.drain(..) {
-            let state = state(&mut client, &difference.id).await?;
+        for difference in may_differ {
             let row = rows.get(&difference.id).copied();
-            if look(row, state).is_some_and(|(what, _)| what == difference.what) {
-                still.push(difference);
+            match state(&mut client, &difference.id).await? {
+                Found::Pruned => not_checked += 1,
+                Found::State(state) => {
+                    if look(row, state).is_some_and(|(what, _)| what == difference.what) {
+                        still.push(difference);
+                    }
+                }
             }
         }
-        self.report(&rows, &still, output)?;
+        self.report(rows.len(), not_checked, &still, output)?;
         if self.repair {
-            return self.mend(&still, client, output).await;
+            return self.mend(&still, client, output).await.map(|()| Compared::Agreed);
         }
         match still.len() {
-            0 => Ok(()),
+            0 => Ok(Compared::Agreed),
             count => Err(Failure::Partly(format!("log and coordinator differ in {count} transactions"))),
         }
     }
 
     fn report(
         &self,
-        rows: &BTreeMap<String, bool>,
+        rows: usize,
+        not_checked: usize,
         found: &[Difference],
         output: Output,
     ) -> Result<(), Failure> {
@@ -115,13 +142,19 @@ impl Reconcile<'_> {
             || {
                 let mut lines = vec![format!(
                     "Compared {} rows of the transaction log with the coordinator: {} differences.",
-                    rows.len(),
+                    rows,
                     found.len()
                 )];
+                if not_checked > 0 {
+                    lines.push(format!(
+                        "{} not checked: committed before the receipts' floor, and receipts from then are not all kept.",
+                        text::count(not_checked as u64, "row")
+                    ));
+                }
                 lines.extend(found.iter().take(SHOWN_MAX).map(line));
                 lines.join("\n")
             },
-            || json!({ "rows": rows.len(), "differences": found.iter().map(line).collect::<Vec<_>>() }),
+            || json!({ "rows": rows, "not_checked": not_checked, "differences": found.iter().map(line).collect::<Vec<_>>() }),
         )
     }
 
@@ -172,16 +205,22 @@ async fn rows(log: &Log) -> Result<BTreeMap<String, bool>, sqlx::Error> {
     }
 }
 
-/// `None`: the coordinator does not know it.
-async fn state(
-    client: &mut TransactionsClient<Channel>,
-    id: &str,
-) -> Result<Option<TransactionState>, Failure> {
+/// What the coordinator says of a transaction.
+pub(super) enum Found {
+    /// `None`: it does not know it.
+    State(Option<TransactionState>),
+    /// It may have known it once.
+    Pruned,
+}
+
+/// Asks the coordinator.
+pub(super) async fn state(client: &mut TransactionsClient<Channel>, id: &str) -> Result<Found, Failure> {
     let request = DescribeTransactionRequest { transaction_id: id.to_owned() };
-    match client.describe_transaction(request).await {
-        Ok(found) => Ok(Some(found.into_inner().state())),
-        Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
-        Err(status) => Err(status.into()),
+    match client.describe_transaction(request).await.map_err(Failure::from) {
+        Ok(found) => Ok(Found::State(Some(found.into_inner().state()))),
+        Err(failure) if failure.is(Reason::ReceiptPruned) => Ok(Found::Pruned),
+        Err(failure) if failure.is(Reason::UnknownTransaction) => Ok(Found::State(None)),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -220,7 +259,7 @@ fn look(row: Option<bool>, state: Option<TransactionState>) -> Option<(&'static 
         (Some(true), Some(RolledBack)) => {
             Some(("committed in the database, and its messages are dropped", Repair::None))
         }
-        (Some(true), None) => Some(("committed in the database, and without a message", Repair::None)),
+        (Some(true), None) => Some((UNKNOWN, Repair::None)),
         (Some(false), Some(Committed)) => {
             Some(("rolled back in the database, and its messages are released", Repair::None))
         }

@@ -12,8 +12,8 @@ use halfmq_core::{
 use super::journal::Segments;
 use super::{Embedded, Work, enqueue, on_writer};
 use crate::store::{
-    Ack, Acked, CheckAnswer, Claimed, GiveUp, Lease, Leased, ListTransactions, Recall, Replacement, Replies,
-    Reply, Statistics, Store, Unavailable, Until,
+    Ack, Acked, CheckAnswer, Claimed, GiveUp, Horizon, Lease, Leased, ListTransactions, Recall, Replacement,
+    Replies, Reply, Statistics, Store, Unavailable, Until,
 };
 
 impl Store for Embedded {
@@ -89,6 +89,17 @@ impl Store for Embedded {
                 views.truncate(list.max.min(PAGE_MAX));
             }
             Ok(views)
+        })
+    }
+
+    fn horizon(&self) -> Reply<Horizon> {
+        let index = std::sync::Arc::clone(&self.index);
+        self.turn(Work::Look, move |turn| {
+            let last_sequences = turn.ledger.last_sequences();
+            Horizon {
+                receipts_since: Some(index.floor()).filter(|floor| *floor > Timestamp::ZERO),
+                last_sequences: last_sequences.map(|(group, last)| (group.clone(), last)).collect(),
+            }
         })
     }
 

@@ -103,6 +103,7 @@ impl<'a> Teller<'a> {
             "send" => self.send(&call).await,
             "state" => self.state(&call).await,
             "list" => self.list(&call).await,
+            "horizon" => self.horizon().await,
             "due" => self.due(&call).await,
             "answer" => self.answer(&call).await,
             "receive" => self.receive(&call).await,
@@ -286,6 +287,14 @@ impl<'a> Teller<'a> {
         } else {
             names(tick.topics.iter().map(ToString::to_string))
         })
+    }
+
+    /// Whether all receipts are kept, and the last number of each producer group.
+    async fn horizon(&self) -> Result<String, Rejection> {
+        let horizon = self.store.horizon().await.expect("the store works");
+        let receipts = if horizon.receipts_since.is_none() { "all" } else { "some" };
+        let numbers = horizon.last_sequences.iter().map(|(group, last)| format!("{group}={last}"));
+        Ok(format!("{receipts} {}", names(numbers)))
     }
 
     async fn administer(&self, call: &Call<'_>) -> Result<String, Rejection> {
