@@ -49,7 +49,7 @@ def five():
 class RocketMq:
     """Name server and broker; its endpoint is for the classic client."""
 
-    uses_timers = False
+    DELIVERY = ["timerWheelEnable=false"]
 
     def __init__(self, jars, flush, folder):
         self.jars, self.folder = jars, folder
@@ -66,8 +66,7 @@ class RocketMq:
                 f"namesrvAddr={self.namesrv}", f"listenPort={port}", f"haListenPort={port + 1}",
                 "bindAddress=127.0.0.1", "brokerRole=ASYNC_MASTER", f"flushDiskType={flush}",
                 f"storePathRootDir={self.folder}/store", f"storePathCommitLog={self.folder}/store/commitlog",
-                "dataReadAheadEnable=false", "autoCreateTopicEnable=true",
-                f"timerWheelEnable={str(self.uses_timers).lower()}", ""]
+                "dataReadAheadEnable=false", "autoCreateTopicEnable=true", *self.DELIVERY, ""]
 
     def start(self, heap, main, *arguments):
         log = open(self.folder / f"{main.rsplit('.', 1)[1]}.log", "w")
@@ -93,8 +92,9 @@ class RocketMq:
 class Proxied(RocketMq):
     """A proxy with the broker inside, in one process; its endpoint is for the RocketMQ 5 client."""
 
-    # Messages that its consumers do not ack come again by them; without, nothing is delivered at all.
-    uses_timers = True
+    # Timers bring back what is not acked; without them it delivers nothing to these consumers. What is acked soon is
+    # kept track of in memory, not by two more messages: that took p99 from 3.8 to 0.2 s, at 16 in flight.
+    DELIVERY = ["timerWheelEnable=true", "enablePopBufferMerge=true"]
 
     def start_broker(self):
         port = free_ports(2)
