@@ -58,8 +58,8 @@ class RocketMq:
         (folder / "namesrv.conf").write_text(f"listenPort={base}\nbindAddress=127.0.0.1\n")
         (folder / "broker.conf").write_text("\n".join(self.settings(flush, base + 3)))
         self.launched = time.time()
-        self.processes = [self.start("256m", "org.apache.rocketmq.namesrv.NamesrvStartup", "-c", folder / "namesrv.conf"),
-                          self.start_broker()]
+        names = self.start("256m", "org.apache.rocketmq.namesrv.NamesrvStartup", "-c", folder / "namesrv.conf")
+        self.processes = [names, self.start_broker()]
 
     def settings(self, flush, port):
         return ["brokerClusterName=peers", "brokerName=peers", "brokerId=0", "brokerIP1=127.0.0.1",
