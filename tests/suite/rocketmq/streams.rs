@@ -50,7 +50,7 @@ async fn settings_come_back_complete() {
             }
             PubSub::Subscription(subscription) => {
                 assert_eq!(subscription.fifo, Some(true), "it is on the list");
-                assert_eq!(subscription.receive_batch_size, Some(32));
+                assert_eq!(subscription.receive_batch_size, Some(128));
             }
         }
     }

@@ -13,7 +13,7 @@ use super::{Door, from_wire, to_wire};
 use crate::service::Refused;
 
 /// Messages of one receive of a push consumer.
-const BATCH: i32 = 32;
+const BATCH: i32 = 128;
 /// How long a push consumer's receive waits.
 const POLL: Duration = Duration::from_secs(20);
 /// Waits that are written out one by one; the last one stays in force.
