@@ -154,7 +154,7 @@ fn damage_before_the_newest_image_is_found_by_a_look() {
     let mut world = World::new(disk.clone(), SmallRng::seed_from_u64(12), 12).frugal();
     let (mut engine, _) = world.open().expect("an empty disk can be opened");
     world.create_topic(&mut engine).expect("the disk is fine");
-    for _ in 0..1_500 {
+    for _ in 0..1_540 {
         world.step(&mut engine).expect("the disk is fine");
     }
     let (mut refused, mut found) = (0, 0);
