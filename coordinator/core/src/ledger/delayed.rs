@@ -78,6 +78,7 @@ impl Ledger {
         Ok(Delayed { producer_group: known.unwrap_or(producer_group), half })
     }
 
+    /// A delayed message enters, from its commit or from an image.
     pub(super) fn delayed_restored(&mut self, due: Due, delayed: Delayed) -> Result<(), Inconsistency> {
         let delayed = self.shared(delayed)?;
         self.topics.get_mut(&delayed.half.topic).ok_or(Inconsistency("topic"))?.delayed += 1;

@@ -283,9 +283,8 @@ impl Ledger {
             });
             match *release {
                 Release::Scheduled { at } => {
-                    self.topics.get_mut(&half.topic).ok_or(Inconsistency("topic"))?.delayed += 1;
                     let delayed = Delayed { producer_group: producer_group.clone(), half };
-                    self.delayed.soon_mut().insert((at, id), delayed);
+                    self.delayed_restored((at, id), delayed)?;
                 }
                 Release::Placed { queue, offset, previous } => {
                     self.put(id, producer_group.clone(), half, (queue, offset), previous, at)?;
