@@ -271,12 +271,15 @@ impl World {
         let Some((id, due)) = self.scheduled.iter().rev().nth(back).map(|(id, due)| (*id, *due)) else {
             return Ok(());
         };
-        self.perhaps_recalled.insert(id);
+        let first = self.perhaps_recalled.insert(id);
         let recalled = engine.run(Work::SMALL, |turn| {
             let (_, ledger, log) = turn.parts();
             ledger.recall(&TOPIC.parse().expect("a legal name"), id, due, log).is_ok()
         })?;
-        self.perhaps_recalled.remove(&id);
+        // Refused, it may have been taken back by an earlier call that got no answer.
+        if first || recalled {
+            self.perhaps_recalled.remove(&id);
+        }
         self.scheduled.remove(&id);
         if recalled {
             assert!(!self.places.contains_key(&id), "{id} was delivered, and then recalled");
