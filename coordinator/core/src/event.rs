@@ -1,6 +1,7 @@
 //! What happened. Events are what an engine makes durable, and all it needs to build the ledger again.
 
 use crate::check::CheckPolicy;
+use crate::delayed::{DelayedPage, Due};
 use crate::ids::TransactionId;
 use crate::image::{Holder, Image};
 use crate::message::{Extent, Message, TagFilter};
@@ -46,6 +47,8 @@ pub enum Event {
     Released { transaction: TransactionId, index: u16, queue: u32, offset: u64, previous: u64, at: Timestamp },
     /// A delayed message was taken back before its time, which would have been `due`.
     Recalled { transaction: TransactionId, index: u16, due: Timestamp },
+    /// The same with one on the shelf: in the page with this first one.
+    RecalledOnShelf { topic: TopicName, page: Due, position: u64 },
     /// Messages were leased: offset and attempt of each.
     Delivered {
         group: ConsumerGroup,
@@ -79,6 +82,11 @@ pub enum Event {
     Trimmed { topic: TopicName, queue: u32, base: u64 },
     /// Entries of a queue went onto the shelf, or were written there anew. The page has an extent.
     Paged { topic: TopicName, queue: u32, first: u64, page: Page },
+    /// Delayed messages went onto the shelf, or the page that began with `old` was written there anew. The
+    /// page has an extent.
+    DelayedPaged { old: Option<Due>, page: DelayedPage },
+    /// The delayed messages of the page with this first one came back from the shelf.
+    DelayedLoaded { first: Due },
     /// Contents that nobody needs any more are no longer kept, although entries before them are.
     LetGo { topic: TopicName, queue: u32, offsets: Vec<u64> },
     /// A content was written anew.

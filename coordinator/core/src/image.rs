@@ -1,13 +1,14 @@
 //! The whole ledger, written down in pieces: from a whole image on, earlier events are not needed any more.
 //!
 //! Every so often an engine asks for an image and keeps it among the events, between [`Image::Began`] and
-//! [`Image::Ended`]. A start then begins with the newest whole one. Contents of messages and pages of queue
-//! entries are not in it; they stay where they are.
+//! [`Image::Ended`]. A start then begins with the newest whole one. Contents of messages and pages on the
+//! shelf are not in it; they stay where they are.
 
 use std::sync::Arc;
 
 use crate::check::CheckPolicy;
 use crate::cursor::Open;
+use crate::delayed::DelayedPageRef;
 use crate::ids::{MessageId, TransactionId};
 use crate::ledger::DecidedTransaction;
 use crate::message::{Extent, Tag, TagFilter, Visibility};
@@ -33,6 +34,8 @@ pub enum Image {
     Open { transaction: TransactionId, open: OpenTransaction },
     /// A committed message whose time has not come.
     Delayed { due: Timestamp, id: MessageId, producer_group: ProducerGroup, half: Half },
+    /// A page of such messages that is on the shelf.
+    DelayedPage { page: DelayedPageRef },
     /// A transaction that was decided not long ago.
     Decided { transaction: TransactionId, decided: DecidedTransaction },
     /// A consumer group, without its dead letters and cursors.
@@ -105,6 +108,6 @@ pub enum Holder {
     Delayed(Timestamp, MessageId),
     /// A hot entry.
     Entry(Place),
-    /// An entry of a page that is written anew right after it.
+    /// A message of a page that is written anew right after it.
     Page,
 }

@@ -6,6 +6,7 @@
 pub(crate) mod admin;
 pub(crate) mod checks;
 pub(crate) mod consume;
+mod delayed;
 mod image;
 pub(crate) mod paging;
 pub(crate) mod produce;
@@ -21,9 +22,10 @@ use std::time::Duration;
 use crate::check::CheckPolicy;
 use crate::cursor::Cursor;
 use crate::dead_letters::DeadLetters;
+use crate::delayed::Waiting;
 use crate::event::{Event, Log};
-use crate::ids::{MessageId, TransactionId};
-use crate::image::{Half, OpenTransaction};
+use crate::ids::TransactionId;
+use crate::image::OpenTransaction;
 use crate::message::TagFilter;
 use crate::names::{ConsumerGroup, InstanceId, ProducerGroup, RequestId, TopicName};
 use crate::queue::Topic;
@@ -44,7 +46,7 @@ pub struct Ledger {
     /// Decided not long ago; older ones are the engine's to remember.
     decided: BTreeMap<TransactionId, DecidedTransaction>,
     requests: HashMap<(ProducerGroup, RequestId), TransactionId>,
-    delayed: BTreeMap<(Timestamp, MessageId), Delayed>,
+    delayed: Waiting,
     groups: BTreeMap<ConsumerGroup, Group>,
     /// How long messages are kept that every group is done with.
     retention: Duration,
@@ -63,13 +65,6 @@ struct Producer {
     instance: Option<InstanceId>,
     /// Its open transactions by the time of their next check.
     due: BTreeSet<(Timestamp, TransactionId)>,
-}
-
-/// A committed message whose time has not come.
-#[derive(Debug)]
-struct Delayed {
-    producer_group: ProducerGroup,
-    half: Half,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +102,7 @@ impl Ledger {
             in_doubt: 0,
             decided: BTreeMap::new(),
             requests: HashMap::new(),
-            delayed: BTreeMap::new(),
+            delayed: Waiting::default(),
             groups: BTreeMap::new(),
         }
     }

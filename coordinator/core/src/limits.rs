@@ -53,6 +53,8 @@ pub const CHECKS_MAX: u32 = 1_000_000;
 pub const PAGE_MAX: usize = 1_000;
 /// Timers worked off in one tick, so that a burst does not hold up the calls behind it.
 pub const TICK_MAX: usize = 1_000;
+/// Pages of delayed messages that come back from the shelf in one tick; with the next one it goes on.
+pub const PAGES_LOADED_MAX: usize = 16;
 /// Messages of one queue that one tick lets go of after their retention.
 pub const TRIM_MAX: u64 = 65_536;
 /// Entries of one page on the shelf.

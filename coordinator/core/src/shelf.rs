@@ -1,4 +1,5 @@
-//! Queue entries that do not fit into memory: pages that the engine keeps with the events.
+//! Queue entries and delayed messages that do not fit into memory: pages that the engine keeps with the
+//! events.
 //!
 //! A backlog of millions costs some hundred bytes of memory for every thousand messages. Short-lived
 //! messages never get here.
@@ -7,6 +8,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::delayed::DelayedPage;
 use crate::message::Extent;
 use crate::queue::Entry;
 use crate::time::Timestamp;
@@ -16,6 +18,9 @@ pub trait Shelf: fmt::Debug + Send + Sync {
     /// The entries of a page. `None` if it cannot be read: whoever keeps the shelf must then see to it
     /// that nothing of what the rules decide without it becomes durable.
     fn page(&self, extent: Extent) -> Option<Arc<[Entry]>>;
+
+    /// A page of delayed messages. `None` as for [`Shelf::page`].
+    fn delayed_page(&self, extent: Extent) -> Option<DelayedPage>;
 }
 
 /// A shelf with nothing on it.
@@ -24,6 +29,10 @@ pub struct EmptyShelf;
 
 impl Shelf for EmptyShelf {
     fn page(&self, _: Extent) -> Option<Arc<[Entry]>> {
+        None
+    }
+
+    fn delayed_page(&self, _: Extent) -> Option<DelayedPage> {
         None
     }
 }
@@ -60,13 +69,14 @@ pub struct Run {
 
 /// Contents nearer than this are in one run.
 const RUN_GAP_MIN: u64 = 4 * 1024;
-/// Runs of one page; beyond that the nearest are taken together.
+/// Runs of one page of a queue; beyond that the nearest are taken together.
 const RUNS_MAX: usize = 16;
 
 impl PageRef {
     pub(crate) fn new(first: u64, page: &Page, extent: Extent) -> Option<Self> {
         let released = (page.0.first()?.released_at, page.0.last()?.released_at);
-        let contents = runs(page.0.iter().filter(|entry| entry.is_kept()).map(|entry| entry.content));
+        let contents = page.0.iter().filter(|entry| entry.is_kept()).map(|entry| entry.content);
+        let contents = runs(contents, RUNS_MAX);
         Some(Self { first, count: page.0.len() as u64, extent, released, contents })
     }
 
@@ -76,13 +86,13 @@ impl PageRef {
 }
 
 /// Where contents are: few runs, with the largest gaps between them.
-fn runs(contents: impl Iterator<Item = Extent>) -> Vec<Run> {
+pub(crate) fn runs(contents: impl Iterator<Item = Extent>, runs_max: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = contents.map(Run::from).collect();
     runs.sort_unstable_by_key(|run| run.from);
     let mut gaps: Vec<u64> =
         runs.iter().zip(runs.iter().skip(1)).map(|(run, next)| run.gap_to(next)).collect();
     gaps.sort_unstable_by(|one, other| other.cmp(one));
-    let apart = gaps.get(RUNS_MAX - 1).copied().unwrap_or(0).max(RUN_GAP_MIN);
+    let apart = gaps.get(runs_max.saturating_sub(1)).copied().unwrap_or(0).max(RUN_GAP_MIN);
     runs.dedup_by(|next, run| {
         let near = run.gap_to(next) <= apart;
         if near {
@@ -139,7 +149,7 @@ mod tests {
     #[test]
     fn near_contents_are_one_run() {
         let extent = |position| Extent { position, length: 10 };
-        let bytes_of = |positions: &[u64]| runs(positions.iter().map(|at| extent(*at)));
+        let bytes_of = |positions: &[u64]| runs(positions.iter().map(|at| extent(*at)), RUNS_MAX);
         assert_eq!(bytes_of(&[]), []);
         assert_eq!(bytes_of(&[500, 0]), [Run { from: 0, to: 510, bytes: 20 }]);
         let far = 10 * RUN_GAP_MIN;

@@ -75,6 +75,9 @@ pub(super) struct Bench {
     /// With --backlog: leave so many transactions undecided besides
     #[arg(long, value_name = "N", requires = "backlog", default_value_t = 0)]
     open: u64,
+    /// With --backlog: leave so many messages delayed besides, by one hour to one day
+    #[arg(long, value_name = "N", requires = "backlog", default_value_t = 0)]
+    delayed: u64,
     /// The process that fills the store; the one that started it kills it.
     #[arg(long, hide = true, requires_all = ["backlog", "data"])]
     fill_only: bool,
@@ -109,13 +112,13 @@ impl Bench {
     }
 
     async fn long_backlog(self, backlog: u64, output: Output) -> Result<(), Failure> {
-        let fill = Fill { backlog, open: self.open, body_bytes: self.size.first().copied().unwrap_or(1_024) };
+        let body_bytes = self.size.first().copied().unwrap_or(1_024);
+        let fill = Fill { backlog, open: self.open, delayed: self.delayed, body_bytes };
         let home = Home::new(self.data)?;
         if self.fill_only {
             return backlog::fill(home.path(), fill).await;
         }
-        let progress =
-            if output.is_for_people() { progress(backlog + fill.open) } else { ProgressBar::hidden() };
+        let progress = if output.is_for_people() { progress(fill.all()) } else { ProgressBar::hidden() };
         backlog::measure(home, fill, output, &progress)
     }
 

@@ -36,6 +36,7 @@ fn embedded(directory: &Path, clock: Clock) -> Arc<dyn Store> {
         decided_kept: 10_000,
         warm_up: std::time::Duration::ZERO,
         hot_entries_max: 2,
+        hot_delayed_max: 1,
         page_entries: 1,
         clock,
         ..EngineOptions::default()

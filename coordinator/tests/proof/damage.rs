@@ -146,7 +146,7 @@ fn disk_is_spare(disk: &SimDisk, name: &str) -> bool {
     spare
 }
 
-/// A start does not read what stands before the newest image, so it need not notice; a look does.
+/// A start reads little of what stands before the newest image, so it need not notice; a look does.
 #[test]
 fn damage_before_the_newest_image_is_found_by_a_look() {
     let mut chance = SmallRng::seed_from_u64(2);
@@ -154,7 +154,7 @@ fn damage_before_the_newest_image_is_found_by_a_look() {
     let mut world = World::new(disk.clone(), SmallRng::seed_from_u64(12), 12).frugal();
     let (mut engine, _) = world.open().expect("an empty disk can be opened");
     world.create_topic(&mut engine).expect("the disk is fine");
-    for _ in 0..1_530 {
+    for _ in 0..1_540 {
         world.step(&mut engine).expect("the disk is fine");
     }
     let (mut refused, mut found) = (0, 0);
@@ -165,7 +165,12 @@ fn damage_before_the_newest_image_is_found_by_a_look() {
         let damage = look.damage.unwrap_or_else(|| panic!("{file} at {offset}: it was not noticed"));
         assert_eq!(damage.file, file, "{damage}");
         let opened = World::new(copy, SmallRng::seed_from_u64(1), 1).frugal().open();
-        assert_eq!(opened.is_ok(), look.contents_only, "{file} at {offset}: {damage}");
+        match opened {
+            Ok(_) => assert!(look.contents_only, "{file} at {offset}: {damage}"),
+            Err(OpenError::Damaged(_)) => assert!(!look.contents_only, "{file} at {offset}: {damage}"),
+            // Delayed messages that came back since the image were read from there.
+            Err(error) => assert!(error.to_string().contains("a page of delayed messages"), "{error}"),
+        }
         *if look.contents_only { &mut found } else { &mut refused } += 1;
     }
     assert!(refused > 0 && found > 0, "{refused} refused, {found} found: the story needs both");

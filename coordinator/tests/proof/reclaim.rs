@@ -2,6 +2,7 @@
 //! more than what happened since the newest image.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use halfmq_coordinator::store::embedded::{Engine, Work, journal, record};
 use halfmq_core::{Delivery, Message, Send, Visibility};
@@ -9,7 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::sim_disk::SimDisk;
-use crate::workload::{SEGMENT_BYTES, World, group, lease};
+use crate::workload::{SEGMENT_BYTES, START, World, group, lease};
 
 const MESSAGES: usize = 600;
 
@@ -30,18 +31,26 @@ fn body(number: usize) -> Vec<u8> {
 }
 
 fn send(engine: &mut Engine, number: usize) {
+    send_later(engine, number, Visibility::AtOnce);
+}
+
+fn send_later(engine: &mut Engine, number: usize, visibility: Visibility) {
+    send_body(engine, number, visibility, body(number));
+}
+
+fn send_body(engine: &mut Engine, number: usize, visibility: Visibility, body: Vec<u8>) {
     let message = Message {
         topic: "orders".parse().expect("a legal name"),
-        body: body(number).into(),
+        body: body.into(),
         tag: None,
         keys: vec![number.to_string()],
         headers: Vec::new(),
         message_group: None,
-        visibility: Visibility::AtOnce,
+        visibility,
     };
+    let work = Work::New { bytes: 8_192.max(message.content_bytes() + 4_096) };
     let send = Send::new(None, vec![message]).expect("a legal message");
-    let sent =
-        engine.run(Work::New { bytes: 8_192 }, |turn| turn.send("shop".parse().expect("a legal name"), send));
+    let sent = engine.run(work, |turn| turn.send("shop".parse().expect("a legal name"), send));
     sent.expect("the disk is fine").expect("there is no index").expect("a legal send");
 }
 
@@ -66,7 +75,7 @@ fn lease_all(world: &World, engine: &mut Engine) -> Vec<Delivery> {
     let mut all = Vec::new();
     loop {
         let deliveries = lease(engine, 64).expect("the disk is fine");
-        world.clock.advance(std::time::Duration::from_millis(1));
+        world.clock.advance(Duration::from_millis(1));
         if deliveries.is_empty() {
             return all;
         }
@@ -165,7 +174,7 @@ fn few_stay(one_in: usize) {
         if restarted {
             engine = world.open().expect("the disk is fine").0;
         }
-        world.clock.advance(std::time::Duration::from_secs(3_600));
+        world.clock.advance(Duration::from_secs(3_600));
         let found: BTreeMap<_, _> =
             lease_all(&world, &mut engine).iter().map(|delivery| read(&engine, delivery)).collect();
         assert_eq!(found, stay, "restarted: {restarted}");
@@ -179,7 +188,7 @@ fn long_backlog_is_on_the_shelf_and_comes_in_order() {
     world.create_topic(&mut engine).expect("the disk is fine");
     for number in 0..MESSAGES {
         send(&mut engine, number);
-        world.clock.advance(std::time::Duration::from_secs(1));
+        world.clock.advance(Duration::from_secs(1));
         engine.upkeep();
     }
     let hot = engine.turn().ledger.hot_entries();
@@ -198,6 +207,98 @@ fn long_backlog_is_on_the_shelf_and_comes_in_order() {
     assert_eq!(deliveries.len(), MESSAGES);
 }
 
+/// Messages with random delays: each page has some of every time, which is the worst for a shelf.
+#[test]
+fn delayed_messages_are_on_the_shelf_and_come_out_in_order() {
+    const DELAYED: usize = 6_000;
+    const PAGE: usize = 8;
+    const WINDOW: usize = 64 * PAGE;
+    let (disk, mut world) = world(5);
+    (world.page_entries, world.hot_delayed_max) = (PAGE, WINDOW);
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    let mut due = Vec::new();
+    let mut hot_max = 0;
+    for number in 0..DELAYED {
+        let seconds = 100_000 + (number as u64 * 7_919) % 50_000;
+        let at = START.after(Duration::from_secs(seconds));
+        send_later(&mut engine, number, Visibility::At(at));
+        due.push((at, number));
+        hot_max = hot_max.max(engine.turn().ledger.hot_delayed());
+        world.clock.advance(Duration::from_millis(100));
+        engine.upkeep();
+    }
+    // What comes between two looks is more than the window.
+    assert!(hot_max <= WINDOW + 10, "{hot_max} of {DELAYED} messages were in memory");
+    let stretch = journal_bytes(&disk);
+    due.sort_unstable();
+    let mut restarts = due.iter().step_by(DELAYED / 3).map(|(at, _)| *at).collect::<Vec<_>>();
+    let mut found = Vec::new();
+    let mut hot_max = 0;
+    let end = START.after(Duration::from_secs(151_000));
+    while world.clock.now() < end {
+        if restarts.first().is_some_and(|at| *at <= world.clock.now()) {
+            restarts.remove(0);
+            engine = world.open().expect("the disk is fine").0;
+        }
+        world.rest(&mut engine, 1).expect("the disk is fine");
+        hot_max = hot_max.max(engine.turn().ledger.hot_delayed());
+        world.clock.advance(Duration::from_secs(60));
+        for delivery in lease_all(&world, &mut engine) {
+            ack(&mut engine, &delivery);
+            let (number, content) = read(&engine, &delivery);
+            assert_eq!(content, body(number));
+            found.push((delivery.place.queue, delivery.place.offset, number));
+        }
+    }
+    assert_eq!(found.len(), DELAYED, "each came once");
+    // One page at most of each time that pages were written, besides the window.
+    let bound = WINDOW + DELAYED / (WINDOW / 2 / PAGE);
+    assert!(hot_max <= bound, "{hot_max} of {DELAYED} messages were in memory at once, not {bound}");
+    assert!(journal_bytes(&disk) < stretch / 4, "the disk is free again");
+    found.sort_unstable();
+    for queue in 0..2 {
+        let came: Vec<_> = found.iter().filter(|(at, ..)| *at == queue).map(|(.., number)| *number).collect();
+        let times: Vec<_> = came.iter().map(|number| (*number as u64 * 7_919) % 50_000).collect();
+        assert!(times.is_sorted(), "they came out in the order of their times");
+    }
+}
+
+/// Contents of one page stand far apart, and what stood between them is gone already.
+#[test]
+fn page_may_reach_over_segments_that_are_gone() {
+    const TOGETHER: usize = 6;
+    const DELAYED: usize = 70 * TOGETHER;
+    let (disk, mut world) = world(6);
+    world.hot_delayed_max = DELAYED;
+    let (mut engine, _) = world.open().expect("an empty disk can be opened");
+    world.create_topic(&mut engine).expect("the disk is fine");
+    let large = |number: usize| vec![number as u8; SEGMENT_BYTES as usize / 2];
+    for number in 0..DELAYED {
+        let later = Visibility::After(Duration::from_secs(10_000));
+        send_body(&mut engine, number, later, large(number));
+        if number % TOGETHER == 0 {
+            (0..2 * TOGETHER).for_each(|_| send_body(&mut engine, number, Visibility::AtOnce, large(number)));
+            lease_all(&world, &mut engine).iter().for_each(|delivery| ack(&mut engine, delivery));
+        }
+    }
+    let grown = journal_bytes(&disk);
+    world.rest(&mut engine, 120).expect("the disk is fine");
+    assert_eq!(engine.turn().ledger.hot_delayed(), DELAYED);
+    let left = journal_bytes(&disk);
+    assert!(left < grown * 2 / 3, "the story needs gaps: {left} of {grown} bytes are left");
+    (world.page_entries, world.hot_delayed_max) = (400, 30);
+    let (mut engine, _) = world.open().expect("the disk is fine");
+    world.rest(&mut engine, 10).expect("the disk is fine");
+    assert_eq!(engine.turn().ledger.hot_delayed(), DELAYED - 400, "one page is on the shelf");
+    let (mut engine, _) = world.open().expect("all is there that is needed");
+    world.clock.advance(Duration::from_secs(10_000));
+    world.rest(&mut engine, 1).expect("the disk is fine");
+    let found: BTreeMap<_, _> =
+        lease_all(&world, &mut engine).iter().map(|delivery| read(&engine, delivery)).collect();
+    assert!(found.into_iter().eq((0..DELAYED).map(|number| (number, large(number)))), "one is not as it was");
+}
+
 #[test]
 fn missing_segment_with_needed_messages_refuses_to_start() {
     let (disk, world) = world(4);
@@ -205,7 +306,7 @@ fn missing_segment_with_needed_messages_refuses_to_start() {
     world.create_topic(&mut engine).expect("the disk is fine");
     for number in 0..MESSAGES {
         send(&mut engine, number);
-        world.clock.advance(std::time::Duration::from_secs(1));
+        world.clock.advance(Duration::from_secs(1));
         engine.upkeep();
     }
     for (name, _) in disk.files().iter().filter(|(name, _)| name.ends_with(".seg")) {

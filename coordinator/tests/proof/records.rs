@@ -4,23 +4,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use halfmq_coordinator::store::embedded::record::{Reader, Writer, message, page, put_decided, take_decided};
+use halfmq_coordinator::store::embedded::record::{
+    Malformed, Reader, Writer, delayed_page, message, page, put_decided, take_decided,
+};
 use halfmq_core::image::{CursorImage, Half, Holder, Image, OpenTransaction, QueueImage};
 use halfmq_core::{
-    CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, Entry, Event, Extent, InDoubtPolicy,
-    Message, MessageId, Open, Origin, Page, PageRef, Place, Prepared, Release, RetryPolicy, Run, Sent,
-    TagFilter, Timestamp, TopicName, TransactionId, TxMessage, Verdict, Visibility,
+    CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, Delayed, DelayedPage, DelayedPageRef,
+    Entry, Event, Extent, InDoubtPolicy, Message, MessageId, Open, Origin, Page, PageRef, Place, Prepared,
+    Release, RetryPolicy, Run, Sent, TagFilter, Timestamp, TopicName, TransactionId, TxMessage, Verdict,
+    Visibility,
 };
 
 type Events = fn() -> Vec<Event>;
 
 /// Written by the versions that first stored records like these. They must never change.
-const SAMPLES: [(&str, Events); 2] =
-    [(include_str!("samples/records-v1.hex"), events), (include_str!("samples/images-v1.hex"), images)];
+const SAMPLES: [(&str, Events); 3] = [
+    (include_str!("samples/records-v1.hex"), events),
+    (include_str!("samples/images-v1.hex"), images),
+    (include_str!("samples/delayed-v1.hex"), delayed),
+];
 
 #[test]
 fn every_record_comes_back_as_it_was() {
-    let all = || events().into_iter().chain(images());
+    let all = || events().into_iter().chain(images()).chain(delayed());
     let mut writer = Writer::default();
     writer.reset(1_000);
     let mut extents = Vec::new();
@@ -56,19 +62,29 @@ fn message_is_read_back_alone_and_its_damage_is_noticed() {
 }
 
 #[test]
-fn page_is_read_back_alone_and_its_damage_is_noticed() {
+fn pages_are_read_back_alone_and_their_damage_is_noticed() {
+    let paged = Event::Paged { topic: topic(), queue: 1, first: 7, page: a_page() };
+    page_is_read_back_alone(&paged, &a_page(), page);
+    let paged = Event::DelayedPaged { old: None, page: a_delayed_page() };
+    page_is_read_back_alone(&paged, &a_delayed_page(), delayed_page);
+}
+
+fn page_is_read_back_alone<P: PartialEq + std::fmt::Debug>(
+    paged: &Event,
+    page: &P,
+    read: fn(&Bytes) -> Result<P, Malformed>,
+) {
     let mut writer = Writer::default();
     writer.reset(77);
-    let paged = Event::Paged { topic: topic(), queue: 1, first: 7, page: a_page() };
-    let extents = writer.event(&paged);
+    let extents = writer.event(paged);
     let [extent] = extents.as_slice() else { panic!("one page has one extent") };
     let start = usize::try_from(extent.position - 77).expect("small");
     let bytes = &writer.bytes()[start..start + extent.length as usize];
-    assert_eq!(page(&Bytes::copy_from_slice(bytes)), Ok(a_page()));
+    assert_eq!(read(&Bytes::copy_from_slice(bytes)).as_ref(), Ok(page));
     for at in 0..bytes.len() {
         let mut damaged = bytes.to_vec();
         damaged[at] ^= 1;
-        assert!(page(&damaged.into()).is_err(), "byte {at} flipped");
+        assert!(read(&damaged.into()).is_err(), "byte {at} flipped");
     }
 }
 
@@ -237,6 +253,41 @@ fn images() -> Vec<Event> {
         Event::LetGo { topic: topic(), queue: 1, offsets: vec![7, 9] },
         Event::Recalled { transaction, index: 1, due: at },
     ]
+}
+
+/// What delayed messages on the shelf write.
+fn delayed() -> Vec<Event> {
+    let DelayedPage(page) = a_delayed_page();
+    let ((first, _), (last, _)) = (page[0].clone(), page[1].clone());
+    let on_shelf = DelayedPageRef {
+        first,
+        last,
+        ids: (last.1, first.1),
+        count: 2,
+        live: vec![(topic(), 1)],
+        recalled: vec![1],
+        extent: Extent { position: 1 << 41, length: 98 },
+        contents: vec![Run { from: 6, to: 600, bytes: 60 }],
+    };
+    vec![
+        Event::DelayedPaged { old: None, page: a_delayed_page() },
+        Event::DelayedPaged { old: Some(first), page: a_delayed_page() },
+        Event::DelayedLoaded { first },
+        Event::RecalledOnShelf { topic: topic(), page: first, position: 300 },
+        Event::Image(Box::new(Image::DelayedPage { page: on_shelf })),
+    ]
+}
+
+fn a_delayed_page() -> DelayedPage {
+    let due = |at, id| {
+        let transaction = TransactionId::from_u128(id);
+        (Timestamp::from_micros(at), MessageId { transaction, index: 2 })
+    };
+    let delayed = Delayed { producer_group: "shop".parse().expect("a legal name"), half: a_half() };
+    DelayedPage(vec![
+        (due(1_700_000_000_000_000, 8), delayed.clone()),
+        (due(1_700_000_000_000_001, 7), delayed),
+    ])
 }
 
 fn topic() -> TopicName {

@@ -1,5 +1,7 @@
 //! A service, its consumers and an outside ledger of everything that was acknowledged to them.
 
+mod content;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,15 +13,17 @@ use halfmq_coordinator::store::embedded::{
     Engine, EngineOptions, JournalOptions, OpenError, Recovered, Turn, Work,
 };
 use halfmq_core::{
-    Answer, CheckPolicy, ConsumerGroup, Decide, DecidedBy, Decision, Delivery, Message, MessageId, Place,
-    Prepare, Receipt, Receive, Rejection, RetryPolicy, Send, State, TagFilter, Timestamp, TransactionId,
-    Visibility,
+    Answer, ConsumerGroup, Decide, DecidedBy, Decision, Delivery, Message, MessageId, Place, Receipt,
+    Receive, Rejection, RetryPolicy, State, TagFilter, Timestamp, TransactionId,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::sim_disk::SimDisk;
+use content::{content, prepare};
 
+/// When the first engine starts.
+pub(crate) const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 pub(crate) const SEGMENT_BYTES: u64 = 32 * 1024;
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
@@ -51,10 +55,18 @@ pub(crate) struct World {
     acked: HashSet<MessageId>,
     /// An ack was sent and not answered: it may have been taken or not.
     perhaps_acked: HashSet<MessageId>,
+    /// Delayed messages, and when they are due.
+    scheduled: BTreeMap<MessageId, Timestamp>,
+    /// Recalled, acknowledged as such.
+    recalled: HashSet<MessageId>,
+    /// A recall was sent and not answered.
+    perhaps_recalled: HashSet<MessageId>,
     leased: Vec<Delivery>,
     seed: u64,
     /// Memory and disk are so short that upkeep has much to do.
     frugal: bool,
+    pub(crate) page_entries: usize,
+    pub(crate) hot_delayed_max: usize,
     /// Each life of the engine makes ids of its own, as on a real machine.
     opened: Cell<u64>,
 }
@@ -63,7 +75,7 @@ impl World {
     pub(crate) fn new(disk: SimDisk, chance: SmallRng, seed: u64) -> Self {
         Self {
             disk,
-            clock: Clock::manual(Timestamp::from_micros(1_700_000_000_000_000)),
+            clock: Clock::manual(START),
             chance,
             transactions: BTreeMap::new(),
             unanswered: Vec::new(),
@@ -72,16 +84,21 @@ impl World {
             messages: HashMap::new(),
             acked: HashSet::new(),
             perhaps_acked: HashSet::new(),
+            scheduled: BTreeMap::new(),
+            recalled: HashSet::new(),
+            perhaps_recalled: HashSet::new(),
             leased: Vec::new(),
             seed,
             frugal: false,
+            page_entries: 4,
+            hot_delayed_max: 10_000,
             opened: Cell::new(0),
         }
     }
 
     /// The same with hardly any memory and disk.
     pub(crate) fn frugal(self) -> Self {
-        Self { frugal: true, ..self }
+        Self { frugal: true, hot_delayed_max: 4, ..self }
     }
 
     pub(crate) fn open(&self) -> Result<(Engine, Recovered), OpenError> {
@@ -91,7 +108,8 @@ impl World {
             decided_kept: 10_000,
             warm_up: Duration::from_secs(1),
             hot_entries_max: if self.frugal { 8 } else { 10_000 },
-            page_entries: 4,
+            hot_delayed_max: self.hot_delayed_max,
+            page_entries: self.page_entries,
             image_every: if self.frugal { 16 * 1024 } else { u64::MAX },
             retention_bytes: if self.frugal { 64 * 1024 } else { u64::MAX },
             receipt_retention: Duration::MAX,
@@ -139,7 +157,8 @@ impl World {
             30..55 => self.decide(engine),
             55..62 => self.answer_checks(engine),
             62..68 => self.send(engine),
-            68..85 => self.receive(engine),
+            68 => self.recall(engine),
+            69..85 => self.receive(engine),
             // Whoever wants to see room become free again has to consume.
             85..94 => (0..if self.frugal { 12 } else { 1 }).try_for_each(|_| self.finish(engine)),
             _ => {
@@ -246,6 +265,29 @@ impl World {
         Ok(())
     }
 
+    /// Takes back one of those sent last, whether its time has come or not.
+    fn recall(&mut self, engine: &mut Engine) -> Result<(), Unavailable> {
+        let back = self.chance.random_range(0..20);
+        let Some((id, due)) = self.scheduled.iter().rev().nth(back).map(|(id, due)| (*id, *due)) else {
+            return Ok(());
+        };
+        let first = self.perhaps_recalled.insert(id);
+        let recalled = engine.run(Work::SMALL, |turn| {
+            let (_, ledger, log) = turn.parts();
+            ledger.recall(&TOPIC.parse().expect("a legal name"), id, due, log).is_ok()
+        })?;
+        // Refused, it may have been taken back by an earlier call that got no answer.
+        if first || recalled {
+            self.perhaps_recalled.remove(&id);
+        }
+        self.scheduled.remove(&id);
+        if recalled {
+            assert!(!self.places.contains_key(&id), "{id} was delivered, and then recalled");
+            self.recalled.insert(id);
+        }
+        Ok(())
+    }
+
     fn receive(&mut self, engine: &mut Engine) -> Result<(), Unavailable> {
         let max = self.chance.random_range(1..8);
         let deliveries = lease(engine, max)?;
@@ -345,9 +387,14 @@ impl World {
         }
         for (id, known) in &self.transactions {
             let committed = *known == Known::Decided(Decision::Commit);
-            let consumed = self.acked.union(&self.perhaps_acked).filter(|message| message.transaction == *id);
+            let consumed: HashSet<_> =
+                [&self.acked, &self.perhaps_acked, &self.recalled, &self.perhaps_recalled]
+                    .into_iter()
+                    .flatten()
+                    .filter(|message| message.transaction == *id)
+                    .collect();
             let expected = if committed { self.messages.get(id).copied().unwrap_or(0) } else { 0 };
-            assert_eq!(consumed.count(), expected, "messages of {id} ({known:?}) that were consumed");
+            assert_eq!(consumed.len(), expected, "messages of {id} ({known:?}) that were consumed");
         }
         Ok(())
     }
@@ -388,8 +435,12 @@ impl World {
     /// One message, one place, for ever.
     fn check_places(&mut self, receipt: &Receipt) {
         for (id, place) in &receipt.messages {
-            if let Ok(place) = place {
-                self.check_place(*id, place);
+            match place {
+                Ok(place) => self.check_place(*id, place),
+                Err(due) if !self.places.contains_key(id) && !self.recalled.contains(id) => {
+                    self.scheduled.insert(*id, *due);
+                }
+                Err(_) => {}
             }
         }
     }
@@ -409,6 +460,7 @@ impl World {
             "{} was delivered, but it is {known:?}",
             delivery.id
         );
+        assert!(!self.recalled.contains(&delivery.id), "{} was recalled", delivery.id);
         assert!(!self.acked.contains(&delivery.id), "{} was acked and came again", delivery.id);
         self.check_place(delivery.id, &delivery.place);
     }
@@ -437,35 +489,4 @@ pub(crate) fn lease(engine: &mut Engine, max: usize) -> Result<Vec<Delivery>, Un
 
 pub(crate) fn group() -> ConsumerGroup {
     GROUP.parse().expect("a legal name")
-}
-
-fn prepare(request: u32) -> Prepare {
-    Prepare {
-        producer_group: "shop".parse().expect("a legal name"),
-        instance: None,
-        callback: None,
-        policy: CheckPolicy { first_after: Duration::from_secs(2), ..CheckPolicy::default() },
-        send: content(request, request % 3 + 1).expect("the request is legal"),
-    }
-}
-
-/// The same for the same request, so that it can be repeated. Some are larger than a segment.
-fn content(request: u32, messages: u32) -> Result<Send, Rejection> {
-    let message = |index: u32| Message {
-        topic: TOPIC.parse().expect("a legal name"),
-        body: vec![
-            index as u8 + 1;
-            if request.is_multiple_of(41) { 40_000 } else { (request as usize * 37) % 700 }
-        ]
-        .into(),
-        tag: None,
-        keys: vec![request.to_string()],
-        headers: Vec::new(),
-        message_group: request.is_multiple_of(4).then(|| "in-order".parse().expect("a legal name")),
-        visibility: match request % 7 {
-            0 => Visibility::After(Duration::from_secs(5)),
-            _ => Visibility::AtOnce,
-        },
-    };
-    Send::new(Some(format!("request-{request}").parse()?), (0..messages).map(message).collect())
 }

@@ -1,9 +1,10 @@
 //! Writing the whole ledger down, and reading it back.
 
-use super::{Delayed, Group, Inconsistency, Ledger, Producer, Subscription};
+use super::{Group, Inconsistency, Ledger, Producer, Subscription};
 use crate::cursor::Cursor;
-use crate::ids::{MessageId, TransactionId};
-use crate::image::{Half, Image, OpenTransaction};
+use crate::delayed::Delayed;
+use crate::ids::TransactionId;
+use crate::image::{Image, OpenTransaction};
 use crate::limits::PAGE_ENTRIES;
 use crate::names::{ConsumerGroup, ProducerGroup, TopicName};
 use crate::queue::{Entry, Queue, Topic};
@@ -18,12 +19,14 @@ impl Ledger {
             transaction: *transaction,
             open: OpenTransaction::clone(open),
         });
-        let delayed = self.delayed.iter().map(|((due, id), delayed)| Image::Delayed {
+        let delayed = self.delayed.soon().iter().map(|((due, id), delayed)| Image::Delayed {
             due: *due,
             id: *id,
             producer_group: delayed.producer_group.clone(),
             half: delayed.half.clone(),
         });
+        let delayed_pages =
+            self.delayed.pages().values().map(|page| Image::DelayedPage { page: page.clone() });
         let decided = self.decided.iter().map(|(transaction, decided)| Image::Decided {
             transaction: *transaction,
             decided: decided.clone(),
@@ -33,6 +36,7 @@ impl Ledger {
             .chain(self.producers.iter().map(|(group, producer)| producer.image(group)))
             .chain(open)
             .chain(delayed)
+            .chain(delayed_pages)
             .chain(decided)
             .chain(self.groups.iter().flat_map(|(name, group)| group_image(name, group)))
             .chain(std::iter::once(Image::Ended))
@@ -57,8 +61,9 @@ impl Ledger {
             }
             Image::Open { transaction, open } => self.open_restored(transaction, open)?,
             Image::Delayed { due, id, producer_group, half } => {
-                self.delayed_restored(due, id, producer_group, half)?;
+                self.delayed_restored((due, id), Delayed { producer_group, half })?;
             }
+            Image::DelayedPage { page } => self.delayed_page_restored(page)?,
             Image::Decided { transaction, decided } => {
                 if let Some(request_id) = &decided.request_id {
                     let request = (decided.producer_group.clone(), request_id.clone());
@@ -104,21 +109,8 @@ impl Ledger {
         }
     }
 
-    fn delayed_restored(
-        &mut self,
-        due: Timestamp,
-        id: MessageId,
-        producer_group: ProducerGroup,
-        half: Half,
-    ) -> Restored {
-        let half = Half { topic: self.topic_name(&half.topic)?, ..half };
-        self.topics.get_mut(&half.topic).ok_or(Inconsistency("topic"))?.delayed += 1;
-        self.delayed.insert((due, id), Delayed { producer_group, half });
-        Ok(())
-    }
-
     /// The name as the ledger has it already, so that a million messages share one.
-    fn topic_name(&self, name: &TopicName) -> Result<TopicName, Inconsistency> {
+    pub(super) fn topic_name(&self, name: &TopicName) -> Result<TopicName, Inconsistency> {
         self.topics.get_key_value(name).map(|(name, _)| name.clone()).ok_or(Inconsistency("topic"))
     }
 }

@@ -1,6 +1,7 @@
 //! Keeping memory and disk near what is needed: entries go onto the shelf, contents are carried forward.
 
 use super::Ledger;
+use crate::delayed::DelayedPageRef;
 use crate::event::{Event, Log};
 use crate::ids::MessageId;
 use crate::image::Holder;
@@ -19,6 +20,8 @@ enum Held {
     Done(Place, Extent),
     /// A page, and how many of its entries are needed.
     Page { topic: TopicName, queue: u32, page: PageRef, needed: u64 },
+    /// A page of delayed messages.
+    DelayedPage(DelayedPageRef),
 }
 
 impl Ledger {
@@ -53,8 +56,11 @@ impl Ledger {
             Held::Done(_, content) => seen(Run { bytes: 0, ..content.into() }),
             Held::Page { page, needed, .. } => {
                 seen(page.extent.into());
-                let share = |bytes: u64| (bytes * needed).div_ceil(page.count.max(1));
-                page.contents.iter().for_each(|run| seen(Run { bytes: share(run.bytes), ..*run }));
+                shares(&page.contents, needed, page.count).for_each(&mut *seen);
+            }
+            Held::DelayedPage(page) => {
+                seen(page.extent.into());
+                shares(&page.contents, page.waiting(), page.count).for_each(&mut *seen);
             }
         });
     }
@@ -75,8 +81,9 @@ impl Ledger {
             let touches = |extent: Extent| Run::from(extent).touches(from, to);
             let wanted = match &item {
                 Held::Content(_, content) | Held::Done(_, content) => touches(*content),
-                Held::Page { page, .. } => {
-                    touches(page.extent) || page.contents.iter().any(|run| run.touches(from, to))
+                Held::Page { page: PageRef { extent, contents, .. }, .. }
+                | Held::DelayedPage(DelayedPageRef { extent, contents, .. }) => {
+                    touches(*extent) || contents.iter().any(|run| run.touches(from, to))
                 }
             };
             // Enough for one call, so that this list has a bound.
@@ -99,6 +106,9 @@ impl Ledger {
                 Held::Page { topic, queue, page, .. } => {
                     let budget = bytes_max - written;
                     self.carry_page(now, (&topic, queue, &page), ((from, to), budget), read, log)
+                }
+                Held::DelayedPage(page) => {
+                    self.carry_delayed_page(&page, ((from, to), bytes_max - written), read, log)
                 }
             };
         }
@@ -177,9 +187,10 @@ impl Ledger {
                 seen(Held::Content(Holder::Half(id), half.content));
             }
         }
-        for ((due, id), delayed) in &self.delayed {
+        for ((due, id), delayed) in self.delayed.soon() {
             seen(Held::Content(Holder::Delayed(*due, *id), delayed.half.content));
         }
+        self.delayed.pages().values().for_each(|page| seen(Held::DelayedPage(page.clone())));
     }
 
     fn is_needed(
@@ -220,7 +231,7 @@ impl Ledger {
             Holder::Half(id) => {
                 &mut self.open.get_mut(&id.transaction)?.halves.get_mut(usize::from(id.index))?.content
             }
-            Holder::Delayed(due, id) => &mut self.delayed.get_mut(&(*due, *id))?.half.content,
+            Holder::Delayed(due, id) => &mut self.delayed.soon_mut().get_mut(&(*due, *id))?.half.content,
             Holder::Entry(Place { topic, queue, offset }) => {
                 &mut self.topics.get_mut(topic)?.queue_mut(*queue)?.hot_mut(*offset)?.content
             }
@@ -241,4 +252,9 @@ impl Ledger {
         let page = PageRef::new(first, page, *extents.first()?)?;
         self.topics.get_mut(topic)?.queue_mut(queue)?.paged(page)
     }
+}
+
+/// What is needed of a page's contents if so many of its messages are.
+fn shares(contents: &[Run], needed: u64, count: u64) -> impl Iterator<Item = Run> {
+    contents.iter().map(move |run| Run { bytes: (run.bytes * needed).div_ceil(count.max(1)), ..*run })
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{DecidedTransaction, Delayed, Group, Inconsistency, Ledger, Subscription, TxMessage};
+use super::{DecidedTransaction, Group, Inconsistency, Ledger, Subscription, TxMessage};
 use crate::cursor::Cursor;
+use crate::delayed::Delayed;
 use crate::event::{Decided, Event, Prepared, Release, Sent};
 use crate::ids::{MessageId, TransactionId};
 use crate::image::{Half, OpenTransaction};
@@ -30,12 +31,10 @@ impl Ledger {
                 self.subscribed(group, topic, filter, &floors)
             }
             Event::FilterChanged { group, topic, filter } => {
-                self.subscription(&group, &topic)?.filter = filter;
-                Ok(())
+                self.subscription(&group, &topic).map(|reader| reader.filter = filter)
             }
             Event::GroupReset { group, topic, floors } => {
-                self.subscription(&group, &topic)?.cursors = cursors(&floors);
-                Ok(())
+                self.subscription(&group, &topic).map(|reader| reader.cursors = cursors(&floors))
             }
             Event::CallbackChanged { producer_group, callback } => {
                 self.producers.entry(producer_group).or_default().callback = callback;
@@ -47,29 +46,27 @@ impl Ledger {
             Event::Checked { transaction, answered, next_check, in_doubt } => {
                 self.checked(transaction, answered, next_check, in_doubt)
             }
-            Event::Released { transaction, index, queue, offset, previous, at } => self.released(
-                MessageId { transaction, index },
-                Release::Placed { queue, offset, previous },
-                at,
-            ),
+            Event::Released { transaction, index, queue, offset, previous, at } => {
+                self.released(MessageId { transaction, index }, (queue, offset), previous, at)
+            }
             Event::Recalled { transaction, index, due } => {
                 self.recalled(MessageId { transaction, index }, due)
+            }
+            Event::RecalledOnShelf { topic, page, position } => {
+                self.recalled_on_shelf(&topic, page, position)
             }
             Event::Delivered { group, topic, queue, deliveries, until } => {
                 self.delivered(&group, &topic, queue, &deliveries, until)
             }
             Event::Settled { group, topic, queue, offsets } => {
-                let cursor = self.cursor(&group, &topic, queue)?;
-                offsets.into_iter().for_each(|offset| cursor.settle(offset));
-                Ok(())
+                let cursor = self.cursor(&group, &topic, queue);
+                cursor.map(|cursor| offsets.into_iter().for_each(|offset| cursor.settle(offset)))
             }
             Event::Extended { group, topic, queue, offset, until } => {
-                self.cursor(&group, &topic, queue)?.extend(offset, until);
-                Ok(())
+                self.cursor(&group, &topic, queue).map(|cursor| cursor.extend(offset, until))
             }
             Event::Retried { group, topic, queue, offset, visible_at } => {
-                self.cursor(&group, &topic, queue)?.retry(offset, visible_at);
-                Ok(())
+                self.cursor(&group, &topic, queue).map(|cursor| cursor.retry(offset, visible_at))
             }
             Event::DeadLettered { group, topic, queue, offset, attempts, reason, number, at } => {
                 let place = Place { topic, queue, offset };
@@ -83,6 +80,10 @@ impl Ledger {
             Event::Paged { topic, queue, first, page } => {
                 self.paged(&topic, queue, first, &page, extents).ok_or(Inconsistency("a page of nothing"))
             }
+            Event::DelayedPaged { old, page } => {
+                self.delayed_paged(old, &page, extents).ok_or(Inconsistency("a page of nothing"))
+            }
+            Event::DelayedLoaded { first } => self.delayed_loaded(first),
             Event::LetGo { topic, queue, offsets } => {
                 self.let_go(&topic, queue, &offsets).ok_or(Inconsistency("nothing to let go of"))
             }
@@ -131,7 +132,7 @@ impl Ledger {
 
     fn topic_deleted(&mut self, name: &TopicName) -> Applied {
         self.topics.remove(name).ok_or(Inconsistency("topic"))?;
-        self.delayed.retain(|_, delayed| delayed.half.topic != *name);
+        self.delayed.forget(name);
         if let Some(group) = name.dead_letters_of().and_then(|group| self.groups.get_mut(&group)) {
             group.dead.clear();
         }
@@ -282,8 +283,8 @@ impl Ledger {
             });
             match *release {
                 Release::Scheduled { at } => {
-                    self.topics.get_mut(&half.topic).ok_or(Inconsistency("topic"))?.delayed += 1;
-                    self.delayed.insert((at, id), Delayed { producer_group: producer_group.clone(), half });
+                    let delayed = Delayed { producer_group: producer_group.clone(), half };
+                    self.delayed_restored((at, id), delayed)?;
                 }
                 Release::Placed { queue, offset, previous } => {
                     self.put(id, producer_group.clone(), half, (queue, offset), previous, at)?;
@@ -293,18 +294,17 @@ impl Ledger {
         Ok(messages)
     }
 
-    fn released(&mut self, id: MessageId, release: Release, at: Timestamp) -> Applied {
-        let Release::Placed { queue, offset, previous } = release else {
-            return Err(Inconsistency("a release without a place"));
-        };
+    fn released(&mut self, id: MessageId, place: (u32, u64), previous: u64, at: Timestamp) -> Applied {
         let due = self.delayed_at(id, at).ok_or(Inconsistency("a release of nothing"))?;
-        let delayed = self.delayed.remove(&(due, id)).ok_or(Inconsistency("a release of nothing"))?;
+        let delayed =
+            self.delayed.soon_mut().remove(&(due, id)).ok_or(Inconsistency("a release of nothing"))?;
         self.topics.get_mut(&delayed.half.topic).ok_or(Inconsistency("topic"))?.delayed -= 1;
-        self.put(id, delayed.producer_group, delayed.half, (queue, offset), previous, at)
+        self.put(id, delayed.producer_group, delayed.half, place, previous, at)
     }
 
     fn recalled(&mut self, id: MessageId, due: Timestamp) -> Applied {
-        let delayed = self.delayed.remove(&(due, id)).ok_or(Inconsistency("a recall of nothing"))?;
+        let delayed =
+            self.delayed.soon_mut().remove(&(due, id)).ok_or(Inconsistency("a recall of nothing"))?;
         self.topics.get_mut(&delayed.half.topic).ok_or(Inconsistency("topic"))?.delayed -= 1;
         Ok(())
     }
@@ -312,6 +312,7 @@ impl Ledger {
     /// Delayed messages come out in the order of their times, so the one released now is near the front.
     fn delayed_at(&self, id: MessageId, now: Timestamp) -> Option<Timestamp> {
         self.delayed
+            .soon()
             .keys()
             .take_while(|(due, _)| *due <= now)
             .find(|(_, other)| *other == id)

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::{Group, Ledger};
 use crate::cursor::Cursor;
+use crate::delayed::Next;
 use crate::event::{Event, Log, Release};
 use crate::ids::MessageId;
-use crate::limits::TICK_MAX;
+use crate::limits::{PAGES_LOADED_MAX, TICK_MAX};
 use crate::names::{ConsumerGroup, TopicName};
 use crate::queue::{Place, Placement};
 use crate::time::Timestamp;
@@ -29,17 +30,26 @@ impl Ledger {
         self.trim(now, log);
         topics.sort();
         topics.dedup();
-        Tick { topics, next: self.delayed.first_key_value().map(|((due, _), _)| *due) }
+        Tick { topics, next: self.delayed.next_due() }
     }
 
     fn release_delayed(&mut self, now: Timestamp, log: &mut dyn Log) -> Vec<TopicName> {
         let mut topics = Vec::new();
+        let mut loaded = 0;
         for _ in 0..TICK_MAX {
-            let Some(((due, id), delayed)) = self.delayed.first_key_value() else { break };
-            if *due > now {
-                break;
-            }
-            let (MessageId { transaction, index }, half) = (*id, &delayed.half);
+            let due = match self.delayed.next() {
+                Some(Next::Message(due)) if due.0 <= now => due,
+                Some(Next::Page(first)) if first.0 <= now && loaded < PAGES_LOADED_MAX => {
+                    if !self.load_delayed(first, log) {
+                        break;
+                    }
+                    loaded += 1;
+                    continue;
+                }
+                Some(Next::Message(_) | Next::Page(_)) | None => break,
+            };
+            let Some(delayed) = self.delayed.soon().get(&due) else { break };
+            let (MessageId { transaction, index }, half) = (due.1, &delayed.half);
             let Some(topic) = self.topics.get(&half.topic) else { break };
             let release = Placement::default().place(
                 &half.topic,

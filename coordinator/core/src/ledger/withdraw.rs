@@ -22,13 +22,17 @@ impl Ledger {
         due: Timestamp,
         log: &mut dyn Log,
     ) -> Result<(), Rejection> {
-        let waits = self.delayed.get(&(due, id)).is_some_and(|delayed| delayed.half.topic == *topic);
-        if !waits {
+        let soon = self.delayed.soon().get(&(due, id)).filter(|delayed| delayed.half.topic == *topic);
+        let event = if soon.is_some() {
+            let MessageId { transaction, index } = id;
+            Event::Recalled { transaction, index, due }
+        } else if let Some((page, position)) = self.delayed_on_shelf(topic, (due, id)) {
+            Event::RecalledOnShelf { topic: topic.clone(), page, position }
+        } else {
             let why = "no message waits for its time under it: it was delivered or recalled before".into();
             return Err(Rejection::Invalid { what: "recall handle", why });
-        }
-        let MessageId { transaction, index } = id;
-        self.record(log, Event::Recalled { transaction, index, due });
+        };
+        self.record(log, event);
         Ok(())
     }
 

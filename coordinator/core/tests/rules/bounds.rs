@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use halfmq_core::limits::{
-    ACKS_MAX, BODY_BYTES_MAX, HEAD_BYTES_MAX, MESSAGES_MAX, NAMES_MAX, RECEIVE_BYTES_MAX, RECEIVE_MAX,
-    TRANSACTION_BYTES_MAX,
+    ACKS_MAX, BODY_BYTES_MAX, HEAD_BYTES_MAX, MESSAGES_MAX, NAMES_MAX, PAGES_LOADED_MAX, RECEIVE_BYTES_MAX,
+    RECEIVE_MAX, TRANSACTION_BYTES_MAX,
 };
 use halfmq_core::{
     Ledger, Message, ReceiptHandle, Receive, Received, Rejection, RetryPolicy, Send, Start, TagFilter,
@@ -148,4 +148,27 @@ fn ack_says_that_it_has_set_messages_free() {
         let acked = ledger.ack(&group, &topic, &handles, &mut log).expect("group and topic exist");
         assert_eq!(acked, (vec![Ok(())], freed));
     }
+}
+
+#[test]
+fn one_tick_brings_a_bounded_number_of_pages_back() {
+    let mut log = Journal::default();
+    let mut ledger = orders(&mut log);
+    let later = Visibility::After(Duration::from_secs(1));
+    let count = u64::try_from(PAGES_LOADED_MAX).expect("a small number") + 3;
+    for number in 0..count {
+        let number = u128::from(number);
+        send(&mut ledger, number, vec![Message { visibility: later, ..message(Vec::new()) }], &mut log);
+        assert!(ledger.shelve_delayed(1, &mut log));
+    }
+    let due = NOW.after(Duration::from_secs(1));
+    let topic = "orders".parse().expect("a legal name");
+    let mut released = Vec::new();
+    loop {
+        let tick = ledger.tick(due, &mut log);
+        released.push(ledger.describe_topic(&topic).expect("it exists").queues[0].next);
+        let Some(next) = tick.next else { break };
+        assert_eq!(next, due, "it is called again at once");
+    }
+    assert_eq!(released, [PAGES_LOADED_MAX as u64, count]);
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use halfmq_core::{
-    Archivist, DecidedTransaction, Entry, Event, Extent, Ledger, Log, Message, Shelf, State, Timestamp,
-    TransactionId,
+    Archivist, DecidedTransaction, DelayedPage, Entry, Event, Extent, Ledger, Log, Message, Shelf, State,
+    Timestamp, TransactionId,
 };
 
 /// An extent's position counts contents: it is an index into the messages; those of pages come behind.
@@ -21,16 +21,35 @@ pub(crate) struct Journal {
 }
 
 #[derive(Debug, Default)]
-struct Pages(Mutex<Vec<Arc<[Entry]>>>);
+struct Pages(Mutex<Vec<OnShelf>>);
+
+#[derive(Debug)]
+enum OnShelf {
+    Entries(Arc<[Entry]>),
+    Delayed(DelayedPage),
+}
 
 /// Position of the first page.
 const PAGES: u64 = 1 << 40;
 
 impl Shelf for Pages {
     fn page(&self, extent: Extent) -> Option<Arc<[Entry]>> {
-        let index = usize::try_from(extent.position.checked_sub(PAGES)?).ok()?;
-        self.0.lock().expect("no test panics with it").get(index).cloned()
+        match self.0.lock().expect("no test panics with it").get(index(extent)?)? {
+            OnShelf::Entries(entries) => Some(entries.clone()),
+            OnShelf::Delayed(_) => panic!("{extent:?} is no page of a queue"),
+        }
     }
+
+    fn delayed_page(&self, extent: Extent) -> Option<DelayedPage> {
+        match self.0.lock().expect("no test panics with it").get(index(extent)?)? {
+            OnShelf::Delayed(page) => Some(page.clone()),
+            OnShelf::Entries(_) => panic!("{extent:?} is no page of delayed messages"),
+        }
+    }
+}
+
+fn index(extent: Extent) -> Option<usize> {
+    usize::try_from(extent.position.checked_sub(PAGES)?).ok()
 }
 
 impl Journal {
@@ -97,10 +116,16 @@ impl Log for Journal {
         };
         let mut extents: Vec<_> = messages.iter().zip(self.messages.len() as u64..).map(extent).collect();
         self.messages.extend(messages.into_iter().cloned());
-        if let Event::Paged { page, .. } = event {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the others carry no page")]
+        let page = match event {
+            Event::Paged { page, .. } => Some(OnShelf::Entries(page.0.clone().into())),
+            Event::DelayedPaged { page, .. } => Some(OnShelf::Delayed(page.clone())),
+            _ => None,
+        };
+        if let Some(page) = page {
             let mut pages = self.shelf.0.lock().expect("no test panics with it");
             extents.push(Extent { position: PAGES + pages.len() as u64, length: 1 });
-            pages.push(page.0.clone().into());
+            pages.push(page);
         }
         self.events.push((event.clone(), extents.clone()));
         self.history.push(event.clone());
@@ -112,10 +137,12 @@ impl Log for Journal {
 /// while a claim lasts, so it is left out.
 pub(crate) fn observe(ledger: &Ledger) -> Vec<String> {
     let mut seen = vec![format!(
-        "{} open, {} in doubt, oldest {:?}",
+        "{} open, {} in doubt, oldest {:?}, {} delayed in memory, next due {:?}",
         ledger.open_transactions(),
         ledger.in_doubt_transactions(),
-        ledger.oldest_open()
+        ledger.oldest_open(),
+        ledger.hot_delayed(),
+        ledger.next_due()
     )];
     for state in
         [None, Some(State::Prepared), Some(State::InDoubt), Some(State::Committed), Some(State::RolledBack)]

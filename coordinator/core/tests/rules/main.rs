@@ -6,5 +6,6 @@ mod bounds;
 mod call;
 mod journal;
 mod random;
+mod refusal;
 mod stories;
 mod teller;

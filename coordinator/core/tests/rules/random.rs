@@ -3,6 +3,8 @@
 //! Random commands run against the ledger and against a model of a dozen lines; at random places the
 //! ledger is thrown away and made again from its events.
 
+mod command;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -14,58 +16,9 @@ use halfmq_core::{
 use proptest::prelude::*;
 
 use crate::journal::{Journal, observe};
+use command::{Command, Kind, command};
 
 const ATTEMPTS_MAX: u32 = 3;
-
-#[derive(Clone, Debug)]
-enum Command {
-    Prepare { messages: Vec<Kind> },
-    Send { messages: Vec<Kind> },
-    Decide { which: usize, commit: bool },
-    Check { commit: Option<bool> },
-    Receive { group: usize, max: usize },
-    Ack { which: usize },
-    Retry { which: usize },
-    Extend { which: usize },
-    Wait { seconds: u64 },
-    Replay { group: usize },
-    Crash,
-    Image,
-    Shelve { entries: usize },
-    Carry { from: u64, bytes: u64 },
-}
-
-#[derive(Clone, Debug)]
-struct Kind {
-    topic: usize,
-    message_group: Option<u8>,
-    delay: bool,
-}
-
-fn kind() -> impl Strategy<Value = Kind> {
-    (0..2_usize, proptest::option::of(0..2_u8), proptest::bool::weighted(0.2))
-        .prop_map(|(topic, message_group, delay)| Kind { topic, message_group, delay })
-}
-
-fn command() -> impl Strategy<Value = Command> {
-    let messages = || proptest::collection::vec(kind(), 1..4);
-    prop_oneof![
-        4 => messages().prop_map(|messages| Command::Prepare { messages }),
-        2 => messages().prop_map(|messages| Command::Send { messages }),
-        5 => (0..8_usize, proptest::bool::weighted(0.7)).prop_map(|(which, commit)| Command::Decide { which, commit }),
-        2 => proptest::option::of(any::<bool>()).prop_map(|commit| Command::Check { commit }),
-        5 => (0..2_usize, 1..5_usize).prop_map(|(group, max)| Command::Receive { group, max }),
-        4 => (0..8_usize).prop_map(|which| Command::Ack { which }),
-        2 => (0..8_usize).prop_map(|which| Command::Retry { which }),
-        1 => (0..8_usize).prop_map(|which| Command::Extend { which }),
-        2 => (0..40_u64).prop_map(|seconds| Command::Wait { seconds }),
-        1 => (0..2_usize).prop_map(|group| Command::Replay { group }),
-        1 => Just(Command::Crash),
-        1 => Just(Command::Image),
-        2 => (1..4_usize).prop_map(|entries| Command::Shelve { entries }),
-        1 => (0..40_u64, 1..40_u64).prop_map(|(from, bytes)| Command::Carry { from, bytes }),
-    ]
-}
 
 struct Run {
     ledger: Ledger,
@@ -75,6 +28,9 @@ struct Run {
     decided: BTreeMap<TransactionId, Option<Decision>>,
     places: HashMap<MessageId, Place>,
     kinds: HashMap<MessageId, Kind>,
+    /// Committed, and not yet due.
+    waiting: BTreeSet<(Timestamp, MessageId)>,
+    recalled: BTreeSet<MessageId>,
     leased: Vec<(usize, Delivery)>,
     /// Per consumer group: acked.
     acked: [BTreeSet<MessageId>; 2],
@@ -97,6 +53,8 @@ impl Run {
             decided: BTreeMap::new(),
             places: HashMap::new(),
             kinds: HashMap::new(),
+            waiting: BTreeSet::new(),
+            recalled: BTreeSet::new(),
             leased: Vec::new(),
             acked: Default::default(),
             links: HashMap::new(),
@@ -137,7 +95,7 @@ impl Run {
             }
             Command::Wait { seconds } => {
                 self.now += seconds;
-                self.ledger.tick(self.now(), &mut self.log);
+                self.tick();
             }
             Command::Replay { group } => {
                 let now = self.now();
@@ -153,6 +111,11 @@ impl Run {
             Command::Shelve { entries } => {
                 self.ledger.shelve(*entries, &mut self.log);
             }
+            Command::ShelveDelayed { messages, pages } => {
+                let more = |_: &u32| self.ledger.shelve_delayed(*messages, &mut self.log);
+                let _pages = (0..*pages).take_while(more).count();
+            }
+            Command::Recall { which } => self.recall(*which),
             Command::Carry { from: 0, .. } => {
                 let now = self.now();
                 self.log.carry_all(&mut self.ledger, now);
@@ -163,6 +126,38 @@ impl Run {
                 let written = self.ledger.carry_forward(self.now(), stretch, *bytes, &read, &mut self.log);
                 assert!(written == 0 || written < bytes + 10, "{written} bytes were written");
             }
+        }
+    }
+
+    /// All that is due comes out, in the order of its times, and nothing else.
+    fn tick(&mut self) {
+        let (now, before) = (self.now(), self.log.history.len());
+        while self.ledger.tick(now, &mut self.log).next.is_some_and(|next| next <= now) {}
+        let due: Vec<MessageId> =
+            self.waiting.iter().take_while(|(due, _)| *due <= now).map(|(_, id)| *id).collect();
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only this one is about delayed messages")]
+        let released = self.log.history[before..].iter().filter_map(|event| match event {
+            Event::Released { transaction, index, .. } => {
+                Some(MessageId { transaction: *transaction, index: *index })
+            }
+            _ => None,
+        });
+        assert_eq!(released.collect::<Vec<_>>(), due, "what came out is what was due");
+        self.waiting.retain(|(due, _)| *due > now);
+    }
+
+    /// A message that waits is taken back; any other is not.
+    fn recall(&mut self, which: usize) {
+        let waits = self.waiting.iter().nth(which).copied();
+        let over = || self.kinds.keys().min().map(|id| (self.now(), *id));
+        let Some((due, id)) = waits.or_else(over) else { return };
+        let topic = topic_name(self.kinds[&id].topic);
+        for again in [false, true] {
+            let recalled = self.ledger.recall(&topic, id, due, &mut self.log);
+            assert_eq!(recalled.is_ok(), waits.is_some() && !again, "{id} was recalled: {recalled:?}");
+        }
+        if self.waiting.remove(&(due, id)) {
+            self.recalled.insert(id);
         }
     }
 
@@ -355,8 +350,11 @@ impl Run {
 
     fn take(&mut self, receipt: &Receipt) {
         for (id, at) in &receipt.messages {
-            if let Ok(place) = at {
-                self.place(*id, place);
+            match at {
+                Ok(place) => self.place(*id, place),
+                // A receipt stays as it was, whatever came of the message since.
+                Err(due) if *due <= self.now() || self.recalled.contains(id) => {}
+                Err(due) => drop(self.waiting.insert((*due, *id))),
             }
         }
     }
@@ -383,7 +381,7 @@ impl Run {
             let mut idle = 0;
             while idle < 2 {
                 self.now += 4_000;
-                self.ledger.tick(self.now(), &mut self.log);
+                self.tick();
                 let now = self.now();
                 self.ledger
                     .replay_dead_letters(now, &group_name(group), None, &mut self.log)
@@ -402,6 +400,7 @@ impl Run {
             .kinds
             .keys()
             .filter(|id| self.decided[&id.transaction] == Some(Decision::Commit))
+            .filter(|id| !self.recalled.contains(id))
             .copied()
             .collect();
         for group in &self.acked {
@@ -435,7 +434,10 @@ fn content(messages: &[Kind]) -> Send {
         keys: Vec::new(),
         headers: Vec::new(),
         message_group: kind.message_group.map(|group| group.to_string().parse().expect("a legal name")),
-        visibility: if kind.delay { Visibility::After(Duration::from_secs(15)) } else { Visibility::AtOnce },
+        visibility: match kind.delay {
+            Some(seconds) => Visibility::After(Duration::from_secs(seconds)),
+            None => Visibility::AtOnce,
+        },
     };
     Send::new(None, messages.iter().map(message).collect()).expect("legal messages")
 }

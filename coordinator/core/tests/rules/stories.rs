@@ -25,4 +25,14 @@ macro_rules! files {
     };
 }
 
-files!(transactions, requests, checks, queues, consumption, dead_letters, message_groups, administration);
+files!(
+    transactions,
+    requests,
+    checks,
+    queues,
+    consumption,
+    delayed,
+    dead_letters,
+    message_groups,
+    administration,
+);

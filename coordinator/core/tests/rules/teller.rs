@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use halfmq_core::{
     Accepted, Answer, CheckPolicy, Decide, DecidedBy, DecidedTransaction, Decision, InDoubtPolicy, Ledger,
-    Message, Place, Prepare, ProducerGroup, Receipt, ReceiptHandle, Receive, Rejection, Retry, RetryPolicy,
-    Send, Start, State, TagFilter, Timestamp, TransactionId, Visibility,
+    Message, MessageId, Place, Prepare, ProducerGroup, Receipt, ReceiptHandle, Receive, Rejection, Retry,
+    RetryPolicy, Send, Start, State, TagFilter, Timestamp, TransactionId, Visibility,
 };
 
 use crate::call::{Call, seconds};
 use crate::journal::{Journal, observe};
+use crate::refusal::refusal;
 
 const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 const RETENTION: Duration = Duration::from_secs(100);
@@ -90,7 +91,9 @@ impl Teller {
     fn put_away(&mut self) {
         self.journal.carry_all(&mut self.ledger, self.now);
         while self.ledger.shelve(1, &mut self.journal) {}
-        assert_eq!(self.ledger.hot_entries(), 0);
+        while self.ledger.shelve_delayed(2, &mut self.journal) {}
+        while self.ledger.shelve_delayed(1, &mut self.journal) {}
+        assert_eq!((self.ledger.hot_entries(), self.ledger.hot_delayed()), (0, 0));
         self.journal.carry_all(&mut self.ledger, self.now);
     }
 
@@ -118,6 +121,9 @@ impl Teller {
             "extend" => self.extend(&call),
             "retry" => self.retry(&call),
             "tick" => Ok(self.tick(&call)),
+            "recall" => self.recall(&call),
+            "shelve" => Ok(self.shelve(&call)),
+            "next" => Ok(self.ledger.next_due().map_or_else(|| "nothing".into(), |due| self.at(due))),
             _ => self.administer(&call),
         };
         answered.unwrap_or_else(|rejection| refusal(&rejection))
@@ -301,6 +307,23 @@ impl Teller {
         })
     }
 
+    /// The message of this position in a transaction, or in the sends in their order.
+    fn recall(&mut self, call: &Call<'_>) -> Answered {
+        let (transaction, due) = (self.transaction(call.word(2)), START.after(seconds(call.word(3))));
+        let id = MessageId { transaction, index: call.number("index", 0) };
+        self.ledger.recall(&call.word(1).parse()?, id, due, &mut self.journal)?;
+        Ok("ok".into())
+    }
+
+    /// As many pages of so many delayed messages as there are.
+    fn shelve(&mut self, call: &Call<'_>) -> String {
+        let (page, keep) = (call.number("page", 1), call.number("keep", 0));
+        while self.ledger.hot_delayed() >= keep + page {
+            assert!(self.ledger.shelve_delayed(page, &mut self.journal));
+        }
+        "ok".into()
+    }
+
     fn tick(&mut self, call: &Call<'_>) -> String {
         self.now = self.now.after(seconds(call.word(1)));
         let topics = self.ledger.tick(self.now, &mut self.journal).topics;
@@ -466,27 +489,4 @@ fn start(text: &str) -> Start {
 fn names(names: impl Iterator<Item = String>) -> String {
     let names: Vec<_> = names.collect();
     if names.is_empty() { "nothing".into() } else { names.join(" ") }
-}
-
-/// Each refusal in a few words of its own.
-fn refusal(rejection: &Rejection) -> String {
-    match rejection {
-        Rejection::IllegalName { what, .. } => format!("illegal {what}"),
-        Rejection::Invalid { what, .. } => format!("invalid {what}"),
-        Rejection::TooLarge { what, .. } => format!("too large: {what}"),
-        Rejection::UnknownTopic(topic) => format!("no topic {topic}"),
-        Rejection::TopicExists { queues, .. } => format!("exists with {queues} queues"),
-        Rejection::TopicInUse { why, .. } => format!("in use: {why}"),
-        Rejection::UnknownGroup(group) => format!("no group {group}"),
-        Rejection::UnknownTransaction(_) | Rejection::ReceiptPruned(_) => "no transaction".into(),
-        Rejection::DecisionConflict { stands, asked, .. } => {
-            assert_ne!(stands.decision, *asked, "that is no conflict");
-            format!("conflict {}", stands.decision)
-        }
-        Rejection::RequestIdReused(id) => format!("request {id} reused"),
-        Rejection::ReceiptExpired => "expired".into(),
-        Rejection::UnknownDeadLetter { number, .. } => format!("no dead letter {number}"),
-        Rejection::CallbackNotAllowed { .. } => "callback not allowed".into(),
-        Rejection::LimitReached { what, .. } => format!("limit of {what}"),
-    }
 }

@@ -15,6 +15,7 @@ use halfmq_core::{CheckPolicy, Message, Prepare, Send, TopicName, Visibility};
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -33,8 +34,25 @@ pub(super) struct Fill {
     pub(super) backlog: u64,
     /// Transactions that nobody has decided.
     pub(super) open: u64,
+    /// Messages whose time has not come.
+    pub(super) delayed: u64,
     /// Bytes of each body.
     pub(super) body_bytes: u32,
+}
+
+impl Fill {
+    /// Items altogether.
+    pub(super) fn all(&self) -> u64 {
+        self.backlog + self.open + self.delayed
+    }
+}
+
+/// What comes at a place of the filling: first all messages, then all transactions, then all delayed ones.
+#[derive(Clone, Copy)]
+enum Kind {
+    Waits,
+    Open,
+    Delayed,
 }
 
 /// Fills, kills, starts, and says what that took.
@@ -55,6 +73,7 @@ pub(super) fn measure(home: Home, fill: Fill, output: Output, progress: &Progres
             json!({
                 "backlog": fill.backlog,
                 "open": fill.open,
+                "delayed": fill.delayed,
                 "size": fill.body_bytes,
                 "fill_seconds": filled_in.as_secs_f64(),
                 "filler_resident_bytes_max": filling.map(|usage| usage.resident_bytes_max),
@@ -86,9 +105,11 @@ fn text(
     fact("memory, server", serving.map(|usage| usage.resident_bytes));
     fact("memory, server, highest", serving.map(|usage| usage.resident_bytes_max));
     format!(
-        "{} waiting messages and {} open transactions of {} bytes, killed and started again\n\n{}",
+        "{} waiting messages, {} open transactions and {} delayed messages of {} bytes, killed and started \
+         again\n\n{}",
         fill.backlog,
         fill.open,
+        fill.delayed,
         fill.body_bytes,
         table::facts(&facts)
     )
@@ -106,6 +127,7 @@ impl Filler {
             .args(["bench", "--fill-only", "--data"])
             .arg(data)
             .args(["--backlog", &fill.backlog.to_string(), "--open", &fill.open.to_string()])
+            .args(["--delayed", &fill.delayed.to_string()])
             .args(["--size", &fill.body_bytes.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -139,13 +161,16 @@ pub(super) async fn fill(data: &Path, fill: Fill) -> Result<(), Failure> {
     store.create_topic(topic.clone(), QUEUES).await.map_err(bench)?.map_err(bench)?;
     let body = Bytes::from(vec![b'x'; fill.body_bytes as usize]);
     let mut done = 0;
-    while done < fill.backlog + fill.open {
+    while done < fill.all() {
         let mut calls = Vec::new();
         for _ in 0..CALLS {
-            let end = if done < fill.backlog { fill.backlog } else { fill.backlog + fill.open };
+            let (kind, end) = match done {
+                done if done < fill.backlog => (Kind::Waits, fill.backlog),
+                done if done < fill.backlog + fill.open => (Kind::Open, fill.backlog + fill.open),
+                _ => (Kind::Delayed, fill.all()),
+            };
             let count = BATCH.min(end - done);
-            let waits = done < fill.backlog;
-            calls.push(call(&store, &topic, &body, count, waits)?);
+            calls.push(call(&store, &topic, &body, done..done + count, kind)?);
             done += count;
         }
         for call in calls {
@@ -160,8 +185,14 @@ pub(super) async fn fill(data: &Path, fill: Fill) -> Result<(), Failure> {
 
 type Call = std::pin::Pin<Box<dyn Future<Output = Result<(), Failure>> + std::marker::Send>>;
 
-fn call(store: &Embedded, topic: &TopicName, body: &Bytes, count: u64, waits: bool) -> Result<Call, Failure> {
-    let send = || {
+fn call(
+    store: &Embedded,
+    topic: &TopicName,
+    body: &Bytes,
+    numbers: Range<u64>,
+    kind: Kind,
+) -> Result<Call, Failure> {
+    let send = |visibility| {
         let message = Message {
             topic: topic.clone(),
             body: body.clone(),
@@ -169,21 +200,25 @@ fn call(store: &Embedded, topic: &TopicName, body: &Bytes, count: u64, waits: bo
             keys: Vec::new(),
             headers: Vec::new(),
             message_group: None,
-            visibility: Visibility::AtOnce,
+            visibility,
         };
         Send::new(None, vec![message]).map_err(bench)
     };
     let group = || "bench".parse().map_err(bench);
-    if waits {
-        let sends = (0..count).map(|_| Ok((group()?, send()?))).collect::<Result<_, Failure>>()?;
-        let sent = store.send(sends);
+    let visibility = |number: u64| match kind {
+        Kind::Waits | Kind::Open => Visibility::AtOnce,
+        Kind::Delayed => Visibility::After(Duration::from_secs(3_600 + number * 7_919 % 82_800)),
+    };
+    if matches!(kind, Kind::Waits | Kind::Delayed) {
+        let sends = numbers.map(|number| Ok((group()?, send(visibility(number))?)));
+        let sent = store.send(sends.collect::<Result<_, Failure>>()?);
         return Ok(Box::pin(async move { sent.await.map_err(bench)?.into_iter().try_for_each(taken) }));
     }
-    let prepare = |_| {
+    let prepare = |number| {
         let (instance, callback, policy) = (None, None, CheckPolicy::default());
-        Ok(Prepare { producer_group: group()?, instance, callback, policy, send: send()? })
+        Ok(Prepare { producer_group: group()?, instance, callback, policy, send: send(visibility(number))? })
     };
-    let prepared = store.prepare((0..count).map(prepare).collect::<Result<_, Failure>>()?);
+    let prepared = store.prepare(numbers.map(prepare).collect::<Result<_, Failure>>()?);
     Ok(Box::pin(async move { prepared.await.map_err(bench)?.into_iter().try_for_each(taken) }))
 }
 

@@ -54,6 +54,8 @@ pub struct EngineOptions {
     pub decided_kept: usize,
     /// Queue entries that stay in memory.
     pub hot_entries_max: usize,
+    /// Delayed messages that stay in memory: while there are more, half as many stay.
+    pub hot_delayed_max: usize,
     /// Entries of one page on the shelf.
     pub page_entries: usize,
     /// Bytes of journal from one image of the ledger to the next, at least.
@@ -79,6 +81,7 @@ impl Default for EngineOptions {
             receipt_retention: Duration::from_secs(7 * 24 * 3600),
             decided_kept: 10_000,
             hot_entries_max: 65_536,
+            hot_delayed_max: 65_536,
             page_entries: PAGE_ENTRIES,
             image_every: 256 * 1024 * 1024,
             upkeep_every: Duration::from_secs(1),

@@ -17,8 +17,8 @@ mod image;
 
 use bytes::Bytes;
 use halfmq_core::{
-    CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, Event, Extent, InDoubtPolicy, Message,
-    Page, Prepared, RetryPolicy, Sent, TxMessage, Verdict,
+    CheckPolicy, Decided, DecidedBy, DecidedTransaction, Decision, DelayedPage, Event, Extent, InDoubtPolicy,
+    Message, Page, Prepared, RetryPolicy, Sent, TxMessage, Verdict,
 };
 
 use field::Field;
@@ -114,6 +114,15 @@ pub fn page(bytes: &Bytes) -> Result<Page, Malformed> {
     Page::take(&mut reader)
 }
 
+/// Reads one page of delayed messages back from the bytes of its extent.
+///
+/// # Errors
+/// [`Malformed`], also when the checksum does not match.
+pub fn delayed_page(bytes: &Bytes) -> Result<DelayedPage, Malformed> {
+    let mut reader = Reader { bytes, position: 0, extents: Vec::new(), whole: Some(bytes) };
+    DelayedPage::take(&mut reader)
+}
+
 /// Writes a decided transaction as the index keeps it, behind what is there.
 pub fn put_decided(decided: &DecidedTransaction, out: &mut Vec<u8>) {
     let mut writer = Writer { bytes: std::mem::take(out), ..Writer::default() };
@@ -179,6 +188,9 @@ events! {
     23 Paged { topic, queue, first, page }
     24 LetGo { topic, queue, offsets }
     25 Recalled { transaction, index, due }
+    26 RecalledOnShelf { topic, page, position }
+    27 DelayedPaged { old, page }
+    28 DelayedLoaded { first }
     ; 8 Prepared ; 9 Sent ; 10 Decided ; 21 Image
 }
 

@@ -1,12 +1,13 @@
-//! Pages of queue entries, read back from the journal.
+//! Pages of queue entries and of delayed messages, read back from the journal.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use halfmq_core::{Entry, Extent, Shelf};
+use bytes::Bytes;
+use halfmq_core::{DelayedPage, Entry, Extent, Shelf};
 
 use super::journal::{self, Segments};
-use super::record;
+use super::record::{self, Malformed};
 
 /// Pages that stay in memory after they were read, in case the next entry is asked for.
 const CACHED_PAGES: usize = 64;
@@ -32,11 +33,21 @@ impl JournalShelf {
         self.failed.get().map(String::as_str)
     }
 
-    fn read(&self, extent: Extent) -> Result<Arc<[Entry]>, String> {
+    /// What is read from now on is missing something, if this cannot be.
+    fn read<T>(&self, extent: Extent, take: fn(&Bytes) -> Result<T, Malformed>) -> Option<T> {
+        let taken = self.bytes(extent).and_then(|bytes| take(&bytes).map_err(|error| error.to_string()));
+        taken
+            .map_err(|error| {
+                let what = format!("the page at journal address {}: {error}", extent.position);
+                tracing::error!(error = what, "a page cannot be read: the store stops");
+                drop(self.failed.set(what));
+            })
+            .ok()
+    }
+
+    fn bytes(&self, extent: Extent) -> Result<Bytes, String> {
         let segments = self.segments.get().ok_or("the journal is not open")?;
-        let bytes =
-            journal::read(segments, extent.position, extent.length).map_err(|error| error.to_string())?;
-        record::page(&bytes).map(|page| page.0.into()).map_err(|error| error.to_string())
+        journal::read(segments, extent.position, extent.length).map_err(|error| error.to_string())
     }
 }
 
@@ -49,19 +60,15 @@ impl Shelf for JournalShelf {
             cache.push_front(cached);
             return Some(page);
         }
-        match self.read(extent) {
-            Ok(page) => {
-                cache.truncate(CACHED_PAGES - 1);
-                cache.push_front((extent.position, Arc::clone(&page)));
-                Some(page)
-            }
-            Err(error) => {
-                let what = format!("the queue page at journal address {}: {error}", extent.position);
-                tracing::error!(error = what, "a page of a queue cannot be read: the store stops");
-                drop(self.failed.set(what));
-                None
-            }
-        }
+        let page: Arc<[Entry]> = self.read(extent, record::page)?.0.into();
+        cache.truncate(CACHED_PAGES - 1);
+        cache.push_front((extent.position, Arc::clone(&page)));
+        Some(page)
+    }
+
+    /// Not from the cache: it comes back only once.
+    fn delayed_page(&self, extent: Extent) -> Option<DelayedPage> {
+        self.read(extent, record::delayed_page)
     }
 }
 

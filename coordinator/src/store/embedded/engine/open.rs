@@ -89,13 +89,16 @@ impl Engine {
     }
 }
 
-/// Everything that the ledger holds must be there: a segment that was let go of had nothing in it.
+/// Everything that the ledger holds must be there: a segment that was let go of had nothing in it. Within a
+/// run there may be such a one, since a run of a page passes over gaps; its ends and its bytes are there.
 fn check_held(ledger: &Ledger, now: Timestamp, journal: &Journal) -> Result<(), OpenError> {
     let stretches = journal.stretches();
     let covered = |run: &Run| {
         let first = stretches.partition_point(|stretch| stretch.to <= run.from);
-        let within = stretches.iter().skip(first).take_while(|stretch| stretch.from < run.to);
-        within.fold(run.from, |at, stretch| if stretch.from <= at { stretch.to } else { at }) >= run.to
+        let within = || stretches.iter().skip(first).take_while(|stretch| stretch.from < run.to);
+        let bytes: u64 = within().map(|it| it.to.min(run.to) - it.from.max(run.from)).sum();
+        let begins = within().next().is_some_and(|stretch| stretch.from <= run.from);
+        begins && within().last().is_some_and(|stretch| stretch.to >= run.to) && bytes >= run.bytes
     };
     let mut missing = None;
     ledger.held(now, &mut |run| {

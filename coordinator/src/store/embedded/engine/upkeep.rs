@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   many hot entries      ► pages on the shelf
+//!   many delayed messages ► half of them, those due last, on the shelf
 //!   much journal since    ► an image of the ledger; a start begins there
 //!   nothing needed in it  ► after an image, the segment goes
 //!   little needed in it   ► what is needed is carried forward
@@ -35,6 +36,7 @@ const IMAGE_GROWTH: u64 = 4;
 #[derive(Debug)]
 pub(super) struct Upkeep {
     hot_entries_max: usize,
+    hot_delayed_max: usize,
     page_entries: usize,
     image_every: u64,
     retention_bytes: u64,
@@ -56,6 +58,7 @@ impl Upkeep {
     pub(super) fn new(options: &EngineOptions, now: Timestamp) -> Self {
         Self {
             hot_entries_max: options.hot_entries_max,
+            hot_delayed_max: options.hot_delayed_max,
             page_entries: options.page_entries,
             image_every: options.image_every,
             retention_bytes: options.retention_bytes,
@@ -105,6 +108,7 @@ impl Engine {
     fn look(&mut self) -> Result<(), Unavailable> {
         self.release_unneeded();
         self.shelve()?;
+        self.shelve_delayed()?;
         let file_bytes = self.journal.file_bytes();
         telemetry::journal_size(file_bytes);
         self.ledger.press(file_bytes > self.upkeep.retention_bytes);
@@ -135,6 +139,25 @@ impl Engine {
         for _ in 0..excess.min(PAGES_MAX) {
             self.admit(Work::New { bytes: self.upkeep.page_bytes() })?;
             if !self.ledger.shelve(self.upkeep.page_entries, &mut self.group) {
+                break;
+            }
+            if self.pending_bytes() >= FRAME_BYTES_MAX {
+                self.commit()?;
+            }
+        }
+        self.commit()
+    }
+
+    fn shelve_delayed(&mut self) -> Result<(), Unavailable> {
+        let hot = self.ledger.hot_delayed();
+        if hot <= self.upkeep.hot_delayed_max {
+            return Ok(());
+        }
+        // So many at once, since pages that are written together do not overlap: fewer come back together.
+        let excess = (hot - self.upkeep.hot_delayed_max / 2) / self.upkeep.page_entries.max(1);
+        for _ in 0..excess.min(PAGES_MAX) {
+            self.admit(Work::New { bytes: self.upkeep.page_bytes() })?;
+            if !self.ledger.shelve_delayed(self.upkeep.page_entries, &mut self.group) {
                 break;
             }
             if self.pending_bytes() >= FRAME_BYTES_MAX {

@@ -1,17 +1,20 @@
-//! How images of the ledger are written, and pages of queue entries.
+//! How images of the ledger are written, and pages of queue entries and of delayed messages.
 //!
 //! ```text
-//! page     crc32c u32 LE of what follows the length │ length u32 LE │ list of entries
+//! page     crc32c u32 LE of what follows the length │ length u32 LE │ list of entries, or of delayed
+//!          messages with due time and id
 //! piece    its own tag, then fields
 //! ```
 //!
-//! An extent covers one whole page, checksum included. Lifetime of a page: until its queue is trimmed or it
-//! is written anew; of an image: until the next whole one.
+//! An extent covers one whole page, checksum included. Lifetime of a page: until its queue is trimmed, its
+//! messages come back or it is written anew; of an image: until the next whole one.
 
 use std::sync::Arc;
 
 use halfmq_core::image::{CursorImage, Half, Holder, Image, OpenTransaction, QueueImage};
-use halfmq_core::{Entry, Extent, MessageId, Open, Origin, Page, PageRef, Place, Run};
+use halfmq_core::{
+    Delayed, DelayedPage, DelayedPageRef, Entry, Extent, MessageId, Open, Origin, Page, PageRef, Place, Run,
+};
 
 use super::field::{Field, put_summed, take_summed};
 use super::{Malformed, Reader, Writer, fields};
@@ -50,6 +53,7 @@ pieces! {
     9 DeadLetters { group, letters }
     10 Subscription { group, topic, filter, cursors }
     11 Ended {}
+    12 DelayedPage { page }
 }
 
 fields! {
@@ -59,6 +63,8 @@ fields! {
     }
     Half { topic, content, tag, message_group, visibility, sequence }
     QueueImage { base, hot_base, last, pages }
+    DelayedPageRef { first, last, ids, count, live, recalled, extent, contents }
+    Delayed { producer_group, half }
     PageRef { first, count, extent, released, contents }
     Run { from, to, bytes }
     CursorImage { floor, settled, open }
@@ -71,6 +77,16 @@ fields! {
 }
 
 impl Field for Page {
+    fn put(&self, out: &mut Writer) {
+        put_summed(out, |out| self.0.put(out));
+    }
+
+    fn take(input: &mut Reader<'_>) -> Result<Self, Malformed> {
+        take_summed(input, "the checksum of a page does not match", |inner| Vec::take(inner).map(Self))
+    }
+}
+
+impl Field for DelayedPage {
     fn put(&self, out: &mut Writer) {
         put_summed(out, |out| self.0.put(out));
     }
