@@ -58,9 +58,10 @@ fn describe(inspection: &Inspection) -> String {
     let damage = damage.as_ref().map(ToString::to_string).unwrap_or_default();
     if *contents_only {
         return format!(
-            "Damaged: {damage}\n  files           {}\n\nThe coordinator starts all the same: only messages that \
-             wait in this file are affected, and those that cannot be read are refused, never passed on. Best: \
-             restore the file from a copy. There is nothing to cut.",
+            "Damaged: {damage}\n  files           {}\n\nThe coordinator starts all the same, unless delayed \
+             messages that came back lately stood there: only messages that wait in this file are affected, and \
+             those that cannot be read are refused, never passed on. Best: restore the file from a copy. There is \
+             nothing to cut.",
             files.join(" "),
         );
     }

@@ -171,6 +171,10 @@ impl Joining {
     ) -> Option<Answer> {
         let Self { standing, gone, answer } = self;
         let waiter = Waiter { receive, looks_at, gone, answer };
+        // Nobody asks again after those who left before they came.
+        if waiter.gone.load(Ordering::Acquire) {
+            return Some(waiter.found(Ok(Received::default())));
+        }
         let found = waiter.look(turn);
         let nothing =
             |found: &Received| found.deliveries.is_empty() && !waiter.oversleeps(found.next_visible);

@@ -68,16 +68,20 @@ impl World {
     }
 
     async fn release(&self, messages: usize) {
-        let message = |number: usize| Message {
-            topic: "orders".parse().expect("a legal name"),
-            body: number.to_string().into_bytes().into(),
+        self.send("orders", (0..messages).map(|number| number.to_string().into_bytes()).collect()).await;
+    }
+
+    async fn send(&self, topic: &str, bodies: Vec<Vec<u8>>) {
+        let message = |body: Vec<u8>| Message {
+            topic: topic.parse().expect("a legal name"),
+            body: body.into(),
             tag: None,
             keys: Vec::new(),
             headers: Vec::new(),
             message_group: None,
             visibility: Visibility::AtOnce,
         };
-        let send = Send::new(None, (0..messages).map(message).collect()).expect("legal messages");
+        let send = Send::new(None, bodies.into_iter().map(message).collect()).expect("legal messages");
         let sent = self.store.send(vec![("shop".parse().expect("a legal name"), send)]).await;
         sent.expect("available").remove(0).expect("a legal send");
     }
@@ -170,6 +174,24 @@ async fn nothing_is_leased_to_those_who_have_left() {
         assert!(goes_away.leased.await.is_err_and(|error| error.is_cancelled()));
         world.release(2).await;
         assert_eq!(world.left_for("cart").await, 2, "{engine}: both are there for whoever asks");
+    }
+}
+
+/// Whoever gives up before the call has arrived is answered as well. It arrives late behind a call that fills
+/// a group, which is a race, so it is run many times.
+#[tokio::test]
+async fn giving_up_at_once_is_answered() {
+    for (engine, world) in World::all().await {
+        let aside = world.store.create_topic("aside".parse().expect("a legal name"), 1).await;
+        aside.expect("available").expect("it is new");
+        for turn in 0..20 {
+            let busy = world.send("aside", vec![vec![b'x'; 1024 * 1024]]);
+            let found = world.store.stand_by(receive("cart", 10), None, Box::pin(std::future::ready(())));
+            let all = async { tokio::join!(busy, found).1 };
+            let found = tokio::time::timeout(PATIENCE, all).await;
+            let found = found.unwrap_or_else(|_| panic!("{engine}: never answered, turn {turn}"));
+            assert_eq!(found.expect("available"), Ok(Leased::default()), "{engine}");
+        }
     }
 }
 

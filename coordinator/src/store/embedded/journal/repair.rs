@@ -17,8 +17,9 @@ pub struct Inspection {
     pub frames: u64,
     /// The first thing that is not.
     pub damage: Option<Damage>,
-    /// The damage is in a part that no start needs: nothing has to be cut. Contents of messages in it are
-    /// refused when they are read, each by its own checksum.
+    /// The damage is before the newest image: nothing has to be cut. A start reads nothing there but pages of
+    /// delayed messages that have come back since, and refuses if one of them is damaged. Contents of messages
+    /// are refused when they are read, each by its own checksum.
     pub contents_only: bool,
     /// Intact frames behind the damage: acknowledged, and out of reach.
     pub frames_behind: u64,
