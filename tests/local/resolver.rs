@@ -19,6 +19,8 @@ async fn dead_producers_are_not_needed<DB: TestDatabase>() {
     let databases = json!([{ "url": database.url, "producer_groups": ["shop", "other"] }]).to_string();
     let mut environment = CHECKS_SOON.to_vec();
     environment.push(("HALFMQ_RESOLVER__DATABASES", &databases));
+    // Not before the row is there, on a slow machine either.
+    environment.push(("HALFMQ_CHECKS__FIRST_AFTER", "3s"));
     let mut coordinator = Coordinator::start_with(&environment).await;
     let client = Client::connect(coordinator.endpoint()).expect("an endpoint");
     let producer = TransactionProducer::without_checker(&client, "shop", TransactionOptions::default());
