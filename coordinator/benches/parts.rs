@@ -311,6 +311,10 @@ impl DiskFile for NoFile {
         Ok(())
     }
 
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.write_at(&[], bytes)
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The default engine: one process, one directory, the journal is the truth.
 //!
 //! ```text
-//!   calls ──► queue ──► writer thread: take what waits ─► verbs ─► one frame ─► one sync ─► answers
+//!   calls ──► queue ──► writer thread: take what waits ─► verbs ─► journal thread: one frame, one sync ─► answers
 //!                          │                                        │
 //!                        Ledger (hot state in memory)            Journal ──► readers fetch messages
 //!                          └── decided transactions ──► Index (sled, in the background, disposable)
@@ -18,6 +18,7 @@ pub mod repair;
 mod shelf;
 mod standing;
 mod verbs;
+mod writer;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -36,17 +37,10 @@ use super::{Reply, Unavailable};
 use disk::Directory;
 use journal::Segments;
 use standing::Standing;
-
-use crate::clock::Clock;
-use crate::telemetry;
+use writer::{Shared, Writer};
 
 /// Calls that wait for the writer; more wait in their own tasks.
 const QUEUE_MAX: usize = 8_192;
-/// Calls answered by one sync.
-const GROUP_CALLS_MAX: usize = 4_096;
-/// Bytes synced at once; a single larger call is still one group.
-const GROUP_BYTES_MAX: u64 = 512 * 1024;
-
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -105,17 +99,9 @@ impl Embedded {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let (stopping, stopped) = tokio::sync::watch::channel(false);
         let standing = Standing::default();
-        let writer = Writer {
-            engine,
-            queue,
-            standing: standing.clone(),
-            failed: Arc::clone(&failed),
-            lock,
-            index: Arc::clone(&index),
-            stopping,
-        };
-        let thread = std::thread::Builder::new().name("halfmq-journal".into()).spawn(move || writer.run());
-        thread.map_err(directory)?;
+        let shared =
+            Shared { standing: standing.clone(), failed: Arc::clone(&failed), index: Arc::clone(&index) };
+        Writer::start(engine, queue, shared, lock, stopping).map_err(directory)?;
         Ok((Self { jobs: Mutex::new(Some(jobs)), segments, standing, index, failed, stopped }, recovered))
     }
 
@@ -187,62 +173,6 @@ async fn enqueue(
 ) -> Result<(), Unavailable> {
     let jobs = jobs.ok_or(Unavailable::Stopping)?;
     jobs.send(Job { work, run: Box::new(run) }).await.map_err(|_| Unavailable::Stopping)
-}
-
-/// The one thread that writes.
-struct Writer {
-    engine: Engine,
-    queue: mpsc::Receiver<Job>,
-    standing: Standing,
-    failed: Arc<OnceLock<Unavailable>>,
-    index: Arc<Index>,
-    /// Held as long as the engine writes.
-    lock: File,
-    stopping: tokio::sync::watch::Sender<bool>,
-}
-
-impl Writer {
-    fn run(mut self) {
-        let mut answers: Vec<Answer> = Vec::new();
-        while let Some(mut job) = self.queue.blocking_recv() {
-            loop {
-                if self.engine.pending_bytes() > 0 && self.engine.admit(job.work).is_err() {
-                    self.finish_group(&mut answers);
-                }
-                answers.push(match self.engine.admit(job.work) {
-                    Ok(()) => (job.run)(Ok(&mut self.engine.turn())),
-                    Err(unavailable) => (job.run)(Err(unavailable)),
-                });
-                // Natural batching: whatever came while the last group was synced. Never a timer.
-                if answers.len() >= GROUP_CALLS_MAX || self.engine.pending_bytes() >= GROUP_BYTES_MAX {
-                    break;
-                }
-                match self.queue.try_recv() {
-                    Ok(next) => job = next,
-                    Err(_) => break,
-                }
-            }
-            self.finish_group(&mut answers);
-            self.engine.upkeep();
-        }
-        self.standing.close();
-        self.index.close();
-        drop(self.lock);
-        self.stopping.send_replace(true);
-    }
-
-    fn finish_group(&mut self, answers: &mut Vec<Answer>) {
-        self.standing.serve(&mut self.engine, answers);
-        let (bytes, began) = (self.engine.pending_bytes(), Clock::stopwatch());
-        let durable = self.engine.commit();
-        if bytes > 0 && durable.is_ok() {
-            telemetry::journal_synced(answers.len(), bytes, began.elapsed());
-        }
-        if let Err(failed) = &durable {
-            self.failed.get_or_init(|| failed.clone());
-        }
-        answers.drain(..).for_each(|answer| answer(durable.clone()));
-    }
 }
 
 fn lock(path: &Path) -> Result<File, Error> {

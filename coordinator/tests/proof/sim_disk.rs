@@ -308,6 +308,21 @@ impl DiskFile for SimFile {
         fate.heard()
     }
 
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let fate = state.step()?;
+        let there = lock(&self.content).now.len();
+        let length = usize::try_from(bytes).expect("files are small").max(there);
+        if state.used() + (length - there) > state.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut content = lock(&self.content);
+        if fate != Fate::NotDone {
+            content.now.resize(length, 0);
+        }
+        fate.heard()
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
         let fate = state.step()?;

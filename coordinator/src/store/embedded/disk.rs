@@ -9,6 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
+use nix::fcntl::FallocateFlags;
+
 /// A directory of files.
 pub trait Disk: Send + Sync {
     /// Opens a file for reading and writing, or makes an empty one.
@@ -55,6 +58,12 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// Of the operating system, such as `StorageFull`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Takes the room for so many bytes at once, which is cheaper than piece by piece; what is new are zeros.
+    /// Where the system cannot do that nothing happens.
+    ///
+    /// # Errors
+    /// `StorageFull`.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Makes what was written durable.
     ///
     /// # Errors
@@ -118,6 +127,20 @@ impl DiskFile for File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        match nix::fcntl::fallocate(self, FallocateFlags::empty(), 0, bytes).map_err(io::Error::from) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn allocate(&self, _: u64) -> io::Result<()> {
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -3,10 +3,11 @@
 //!
 //! ```text
 //!   verb ─► Ledger ─► events ─► Writer (one frame)      many verbs, each seeing what the last one did
-//!   commit ─► Journal::append = write + sync            then, and only then, their answers may go out
+//!   seal ─► one frame, write + sync ─► settle           then, and only then, their answers may go out
 //! ```
 //!
-//! Reads take the same way: whoever reads what a verb of this group wrote waits for the same sync.
+//! While one group is written the verbs of the next may run; they see what it did, and their answers wait
+//! for a later sync. Reads take the same way: whoever reads what a verb of this group wrote waits for the same sync.
 
 mod open;
 mod upkeep;
@@ -26,7 +27,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::index::Index;
-use super::journal::{AppendError, Journal, JournalOptions, Segments};
+use super::journal::{AppendError, Journal, JournalOptions, Reserved, Segments};
 use super::record::Writer;
 use super::shelf::JournalShelf;
 use crate::clock::Clock;
@@ -98,6 +99,8 @@ pub struct Engine {
     ledger: Ledger,
     journal: Journal,
     group: Group,
+    /// For the next group.
+    buffer: Vec<u8>,
     index: Option<Arc<Index>>,
     /// Decided, and not known to be in the index, oldest first, with the sequence of their frame.
     unindexed: VecDeque<(u64, TransactionId)>,
@@ -124,6 +127,29 @@ impl Log for Group {
         telemetry::happened(event);
         self.decided.extend(decides(event));
         self.writer.event(event)
+    }
+}
+
+/// A group on its way to the disk. What comes after it may be worked on meanwhile, but not be written.
+pub struct Sealed {
+    reserved: Reserved,
+    records: Vec<u8>,
+    decided: Vec<TransactionId>,
+}
+
+impl Sealed {
+    /// Writes it and syncs it: it is durable when this returns.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn write(&self) -> io::Result<()> {
+        self.reserved.write(&self.records)
+    }
+
+    /// Bytes of its records.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.records.len() as u64
     }
 }
 
@@ -204,30 +230,57 @@ impl Engine {
         self.group.writer.bytes().len() as u64
     }
 
-    /// Makes the group durable. Only now its answers may go out.
+    /// Makes the group durable. Only now its answers may go out. No other group may be on its way.
     ///
     /// # Errors
     /// [`Unavailable::Failed`]; the engine then takes no more work until it is opened again, since what it
     /// has in memory may be more than what is on disk.
     pub fn commit(&mut self) -> Result<(), Unavailable> {
+        let Some(sealed) = self.seal()? else { return Ok(()) };
+        let written = sealed.write();
+        self.settle(sealed, written)
+    }
+
+    /// Closes the group: it goes to the disk, and the next one begins. `None`: it wrote nothing. The group
+    /// before must be settled.
+    ///
+    /// # Errors
+    /// As [`Engine::commit`].
+    pub fn seal(&mut self) -> Result<Option<Sealed>, Unavailable> {
         self.usable()?;
-        if self.group.writer.bytes().is_empty() {
-            return Ok(());
+        let bytes = self.group.writer.bytes().len();
+        if bytes == 0 {
+            return Ok(None);
         }
-        let sequence = self.journal.next_sequence();
-        if let Err(error) = self.journal.append(self.group.writer.bytes(), || self.chance.random()) {
-            let (AppendError::NoRoom(error) | AppendError::Failed(error)) = error;
+        let reserved = match self.journal.reserve(bytes, || self.chance.random()) {
+            Ok(reserved) => reserved,
+            Err(AppendError::NoRoom(error) | AppendError::Failed(error)) => return self.fail(&error),
+        };
+        let records = self.group.writer.replace(std::mem::take(&mut self.buffer));
+        let decided = std::mem::take(&mut self.group.decided);
+        self.begin_group();
+        Ok(Some(Sealed { reserved, records, decided }))
+    }
+
+    /// Goes on from what became of a group.
+    ///
+    /// # Errors
+    /// As [`Engine::commit`].
+    pub fn settle(&mut self, sealed: Sealed, written: io::Result<()>) -> Result<(), Unavailable> {
+        let Sealed { reserved, records, decided } = sealed;
+        self.buffer = records;
+        if let Err(error) = written {
             return self.fail(&error);
         }
-        let decided = std::mem::take(&mut self.group.decided).into_iter().map(|id| (sequence, id));
-        self.begin_group();
-        self.index_decided(decided.collect());
+        self.journal.written(&reserved);
+        let sequence = reserved.sequence();
+        self.index_decided(decided.into_iter().map(|id| (sequence, id)).collect());
         self.see_to_spare();
         Ok(())
     }
 
     /// What is on disk is unknown until the journal is opened again.
-    fn fail(&mut self, error: &io::Error) -> Result<(), Unavailable> {
+    fn fail<T>(&mut self, error: &io::Error) -> Result<T, Unavailable> {
         let failed = Unavailable::Failed(error.to_string());
         tracing::error!(%error, "the journal could not be synced: the store stops");
         self.failed = Some(failed.clone());

@@ -228,21 +228,33 @@ impl Journal {
     /// `StorageFull` with nothing written when there is no room. After any other error the journal must not
     /// be used any further: what is on disk is unknown until it is opened again.
     pub fn append(&mut self, records: &[u8], salt: impl FnOnce() -> u64) -> Result<(), AppendError> {
-        let needed = (HEAD_BYTES + records.len()) as u64;
+        let reserved = self.reserve(records.len(), salt)?;
+        reserved.write(records).map_err(AppendError::Failed)?;
+        self.written(&reserved);
+        Ok(())
+    }
+
+    /// Takes the place of the next frame, which must be written before another one is reserved: more than
+    /// one torn frame at the tail would look like damage.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn reserve(&mut self, bytes: usize, salt: impl FnOnce() -> u64) -> Result<Reserved, AppendError> {
+        let needed = (HEAD_BYTES + bytes) as u64;
         if self.current.room_at(self.tail) < needed {
-            self.roll(records.len() as u64, salt)?;
+            self.roll(bytes as u64, salt)?;
         }
         let frame = Frame { sequence: self.sequence, address: self.tail };
-        let head = frame.head(self.current.salt(), records);
-        self.current.write(&head, self.tail).map_err(AppendError::Failed)?;
-        self.current.write(records, self.tail + HEAD_BYTES as u64).map_err(AppendError::Failed)?;
-        self.current.sync().map_err(AppendError::Failed)?;
         self.tail += needed;
-        self.high_water.raise(self.sequence, self.tail);
         self.sequence += 1;
+        Ok(Reserved { segment: Arc::clone(&self.current), frame, end: self.tail })
+    }
+
+    /// Says that the reserved frame is durable.
+    pub fn written(&mut self, reserved: &Reserved) {
+        self.high_water.raise(reserved.frame.sequence, reserved.end);
         let (used, of) = self.used();
         self.spares.keep_up(used, of);
-        Ok(())
     }
 
     /// Goes on in the next segment. Its head is durable before its first frame is written.
@@ -260,6 +272,33 @@ impl Journal {
             .insert(self.tail, Arc::clone(&segment));
         self.current = segment;
         Ok(())
+    }
+}
+
+/// Where a frame will stand.
+pub struct Reserved {
+    segment: Arc<Segment>,
+    frame: Frame,
+    /// Address behind it.
+    end: u64,
+}
+
+impl Reserved {
+    /// Writes the frame and syncs it. When this returns, the records are durable.
+    ///
+    /// # Errors
+    /// After any error the journal must not be used any further.
+    pub fn write(&self, records: &[u8]) -> io::Result<()> {
+        let Self { segment, frame, .. } = self;
+        segment.write(&frame.head(segment.salt(), records), frame.address)?;
+        segment.write(records, frame.address + HEAD_BYTES as u64)?;
+        segment.sync()
+    }
+
+    /// Of the frame.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.frame.sequence
     }
 }
 

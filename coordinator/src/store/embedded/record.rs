@@ -51,6 +51,11 @@ impl Writer {
         &self.bytes
     }
 
+    /// Takes what was written since; `buffer` is used from now on.
+    pub fn replace(&mut self, buffer: Vec<u8>) -> Vec<u8> {
+        std::mem::replace(&mut self.bytes, buffer)
+    }
+
     /// Adds an event; the extents of its messages, in their order.
     pub fn event(&mut self, event: &Event) -> Vec<Extent> {
         put_event(event, self);

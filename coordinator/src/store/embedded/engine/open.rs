@@ -60,6 +60,7 @@ impl Engine {
             ledger,
             journal,
             group: Group::default(),
+            buffer: Vec::new(),
             index,
             unindexed: VecDeque::new(),
             shelf,

@@ -91,7 +91,8 @@ struct Reckoned {
 }
 
 impl Engine {
-    /// Does what is due, in groups of its own. Call it between groups; it is cheap when nothing is due.
+    /// Does what is due, durably, and with it what the verbs of this group have written so far. Call it while
+    /// no group is on its way to the disk; it is cheap when nothing is due.
     pub fn upkeep(&mut self) {
         let now = self.now();
         if now < self.upkeep.next || self.usable().is_err() {
@@ -232,7 +233,8 @@ impl Engine {
     /// Writes the ledger down whole. When it is durable, a start begins with it, and segments in which
     /// nothing is needed now can go.
     fn make_image(&mut self) -> Result<(), Unavailable> {
-        self.usable()?;
+        // It begins with a frame of its own.
+        self.commit()?;
         let now = self.now();
         let unneeded = self.reckoned(now).into_iter().filter(|it| !it.held).map(|it| it.stretch).collect();
         let start = self.journal.next_frame();

@@ -81,7 +81,8 @@ impl Blank {
         pace: &Pace<'_>,
     ) -> io::Result<Self> {
         let file = disk.open(&name(number))?;
-        if let Err(error) = fill_with_zeros(&*file, 0, length, pace) {
+        let filled = file.allocate(length).and_then(|()| fill_with_zeros(&*file, 0, length, pace));
+        if let Err(error) = filled {
             // Half a spare only takes the room that decisions need.
             disk.remove(&name(number))?;
             return Err(error);

@@ -18,8 +18,9 @@ use super::JournalOptions;
 use super::segment::{self, AT_ONCE, Blank, PIECE, Segment};
 use crate::store::embedded::disk::Disk;
 
-/// Released files that are kept for reuse. More would take more from the disk than they give.
-const OLD_MAX: usize = 2;
+/// Released files that are kept for reuse: as many as one image lets go of. To fill them with zeros costs a
+/// tenth of what a new file does.
+const OLD_MAX: usize = 4;
 
 /// How much longer than the current segment the next one may be.
 const GROWTH: u64 = 4;
