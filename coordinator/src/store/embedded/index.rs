@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! c <transaction id, 16 bytes>                    ► decided transactions, this one first (chunk.rs)
-//! r <producer group> 0 <request id>               ► transaction id, 16 bytes
+//! q …  r …                                        ► which transaction a request id brought (requests.rs)
 //! n                                               ► identity u64 BE of the journal, sequence u64 BE
 //! f                                               ► microseconds u64 BE: receipts of transactions that were
 //!                                                   made before are not all kept
@@ -16,6 +16,7 @@
 
 mod chunk;
 mod keeper;
+mod requests;
 
 use std::fs;
 use std::io;
@@ -30,6 +31,7 @@ use halfmq_core::{DecidedTransaction, ProducerGroup, RequestId, State, Timestamp
 
 use crate::store::{ListTransactions, Unavailable};
 use keeper::{Inbox, Keeper};
+use requests::Requests;
 
 /// Decisions that wait for the keeper; more hold up whoever makes them.
 const WAITING_MAX: usize = 65_536;
@@ -38,6 +40,7 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// The index.
 pub struct Index {
     tree: sled::Db,
+    requests: Requests,
     path: PathBuf,
     through: Arc<AtomicU64>,
     floor: AtomicU64,
@@ -61,6 +64,7 @@ impl Index {
             }
         };
         Ok(Self {
+            requests: Requests::new(tree.clone()),
             tree,
             path: path.to_owned(),
             through: Arc::default(),
@@ -87,6 +91,7 @@ impl Index {
         self.inbox.open();
         let mut keeper = Keeper {
             tree: self.tree.clone(),
+            requests: self.requests.clone(),
             path: self.path.clone(),
             identity,
             through: Arc::clone(&self.through),
@@ -121,6 +126,7 @@ impl Index {
             tracing::warn!("the index belongs to another journal; it will be rebuilt");
         }
         self.broken.fetch_or(guarded(|| self.tree.clear()).is_err(), Ordering::AcqRel);
+        self.requests.clear();
     }
 
     /// Waits until what was added is not too much to hold in memory.
@@ -195,10 +201,12 @@ impl Index {
         group: &ProducerGroup,
         request_id: &RequestId,
     ) -> Result<Option<(TransactionId, DecidedTransaction)>, Unavailable> {
-        let Some(id) = self.read(|| self.tree.get(request_key(group, request_id)))? else { return Ok(None) };
-        let id = <[u8; 16]>::try_from(&*id).map_err(|error| failed(&error))?;
-        let id = TransactionId::from_u128(u128::from_be_bytes(id));
-        Ok(self.transaction(id)?.map(|decided| (id, decided)))
+        for id in self.read(|| Ok(self.requests.find(group, request_id)?))? {
+            if let Some(decided) = self.transaction(id)? {
+                return Ok(Some((id, decided)));
+            }
+        }
+        Ok(None)
     }
 
     /// Decided transactions in the order of their ids.
@@ -268,10 +276,6 @@ fn wanted(list: &ListTransactions, id: TransactionId, decided: &DecidedTransacti
 
 const MARK: &[u8] = b"n";
 const FLOOR: &[u8] = b"f";
-
-fn request_key(group: &ProducerGroup, request_id: &RequestId) -> Vec<u8> {
-    [b"r", group.as_str().as_bytes(), &[0], request_id.as_str().as_bytes()].concat()
-}
 
 fn put_mark(identity: u64, through: u64) -> [u8; 16] {
     ((u128::from(identity) << 64) | u128::from(through)).to_be_bytes()

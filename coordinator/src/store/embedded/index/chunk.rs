@@ -38,7 +38,8 @@ fn begin(span: u64) -> TransactionId {
     TransactionId::from_u128(u128::from(span) << (REST_BITS + SPAN_BITS))
 }
 
-fn key(first: TransactionId) -> Vec<u8> {
+/// The key of a chunk.
+pub(super) fn key(first: TransactionId) -> Vec<u8> {
     [FIRST, &first.as_u128().to_be_bytes()].concat()
 }
 
@@ -58,9 +59,9 @@ pub(super) fn from(after: Option<TransactionId>) -> Vec<u8> {
     key(begin(after.map_or(0, span_of)))
 }
 
-/// The first key of a chunk with an id that was made in the same span, or later.
-pub(super) fn not_before(id: TransactionId) -> Vec<u8> {
-    key(begin(span_of(id)))
+/// The smallest id that can have been made in the same span.
+pub(super) fn span_begin(id: TransactionId) -> TransactionId {
+    begin(span_of(id))
 }
 
 /// Chunks of decided transactions that are written down already.

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use halfmq_core::{DecidedTransaction, Timestamp, TransactionId};
 
-use super::{MARK, chunk, put_mark, request_key};
+use super::requests::{self, Requests};
+use super::{MARK, chunk, put_mark};
 use crate::clock::Clock;
 
 /// How long decisions are gathered: nobody waits for them.
@@ -52,7 +53,7 @@ struct Waiting {
 struct Decided {
     sequence: u64,
     id: TransactionId,
-    /// The key of its request id; empty for none.
+    /// Its whole request id; empty for none.
     request: Range<usize>,
     record: Range<usize>,
 }
@@ -85,7 +86,7 @@ impl Inbox {
         }
         let start = waiting.bytes.len();
         if let Some(request_id) = &transaction.request_id {
-            waiting.bytes.extend_from_slice(&request_key(&transaction.producer_group, request_id));
+            waiting.bytes.extend_from_slice(&requests::whole(&transaction.producer_group, request_id));
         }
         let middle = waiting.bytes.len();
         chunk::record(transaction, &mut waiting.bytes);
@@ -143,6 +144,7 @@ impl Inbox {
 /// Writes and syncs.
 pub(super) struct Keeper {
     pub(super) tree: sled::Db,
+    pub(super) requests: Requests,
     pub(super) path: PathBuf,
     pub(super) identity: u64,
     pub(super) through: Arc<AtomicU64>,
@@ -184,13 +186,7 @@ impl Keeper {
     fn write(&mut self, taken: &Waiting) -> io::Result<Option<u64>> {
         let bytes = |range: &Range<usize>| taken.bytes.get(range.clone()).unwrap_or_default();
         let with_request = taken.decided.iter().filter(|decided| !decided.request.is_empty());
-        let mut requests: Vec<_> =
-            with_request.map(|decided| (bytes(&decided.request), decided.id.as_u128())).collect();
-        // Neighbours go into the same leaves.
-        requests.sort_unstable();
-        for (request, id) in requests {
-            self.tree.insert(request, &id.to_be_bytes())?;
-        }
+        self.requests.add(with_request.map(|decided| (bytes(&decided.request).to_vec(), decided.id)))?;
         let mut records: Vec<_> =
             taken.decided.iter().map(|decided| (decided.id, bytes(&decided.record))).collect();
         let mut chunks = Vec::new();
@@ -213,23 +209,23 @@ impl Keeper {
     }
 
     fn prune(&self, before: Timestamp) -> io::Result<()> {
-        let end = TransactionId::from_u128(u128::from(before.as_micros() / 1_000) << 80);
-        let mut old = self.tree.range(chunk::FIRST.to_vec()..chunk::not_before(end)).peekable();
+        let end = chunk::span_begin(TransactionId::from_u128(u128::from(before.as_micros() / 1_000) << 80));
+        let mut old = self.tree.range(chunk::FIRST.to_vec()..chunk::key(end)).peekable();
         while old.peek().is_some() {
             let mut batch = sled::Batch::default();
+            let mut requests = Vec::new();
             for entry in old.by_ref().take(PRUNE_MAX) {
                 let (key, value) = entry?;
                 for decided in chunk::Entries::of(&value) {
                     let (id, decided) = decided.map_err(io::Error::other)?;
-                    let Some(request_id) = &decided.request_id else { continue };
-                    let request = request_key(&decided.producer_group, request_id);
-                    // By now it may have brought another one.
-                    if self.tree.get(&request)?.as_deref() == Some(&id.as_u128().to_be_bytes()[..]) {
-                        batch.remove(request);
-                    }
+                    let request = decided.request_id.as_ref();
+                    requests.extend(
+                        request.map(|request| (requests::whole(&decided.producer_group, request), id)),
+                    );
                 }
                 batch.remove(key);
             }
+            self.requests.prune(requests.into_iter(), |id| id < end)?;
             self.tree.apply_batch(batch)?;
         }
         Ok(())
