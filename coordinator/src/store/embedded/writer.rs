@@ -266,3 +266,181 @@ impl Wake for Unpark {
         self.0.unpark();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex, MutexGuard};
+
+    use halfmq_core::{Rejection, TopicName};
+    use tokio::task::JoinHandle as Task;
+
+    use super::super::disk::{Directory, Disk as Files, DiskFile};
+    use super::super::{EngineOptions, Turn, Work, lock, on_writer};
+    use super::*;
+
+    /// Holds syncs up.
+    #[derive(Default)]
+    struct Gate {
+        state: Mutex<State>,
+        changed: Condvar,
+    }
+
+    #[derive(Default)]
+    struct State {
+        shut: bool,
+        fails: bool,
+        waiting: usize,
+    }
+
+    impl Gate {
+        fn state(&self) -> MutexGuard<'_, State> {
+            self.state.lock().expect("nobody panics with it")
+        }
+
+        fn pass(&self) -> io::Result<()> {
+            let mut state = self.state();
+            state.waiting += 1;
+            self.changed.notify_all();
+            let mut state =
+                self.changed.wait_while(state, |state| state.shut).expect("nobody panics with it");
+            state.waiting -= 1;
+            if state.fails { Err(io::Error::other("the disk failed")) } else { Ok(()) }
+        }
+
+        fn wait_for_one(&self) {
+            let state = self.state();
+            drop(self.changed.wait_while(state, |state| state.waiting == 0).expect("nobody panics with it"));
+        }
+
+        fn open(&self, fails: bool) {
+            let mut state = self.state();
+            (state.shut, state.fails) = (false, fails);
+            self.changed.notify_all();
+        }
+    }
+
+    struct Gated<T>(T, Arc<Gate>);
+
+    impl Files for Gated<Directory> {
+        fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+            Ok(Arc::new(Gated(self.0.open(name)?, Arc::clone(&self.1))))
+        }
+
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.0.list()
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.0.remove(name)
+        }
+
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
+
+        fn sync_directory(&self) -> io::Result<()> {
+            self.0.sync_directory()
+        }
+    }
+
+    impl DiskFile for Gated<Arc<dyn DiskFile>> {
+        fn length(&self) -> io::Result<u64> {
+            self.0.length()
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            self.0.read_at(buffer, offset)
+        }
+
+        fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            self.0.write_at(bytes, offset)
+        }
+
+        fn allocate(&self, bytes: u64) -> io::Result<()> {
+            self.0.allocate(bytes)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.1.pass()?;
+            self.0.sync()
+        }
+    }
+
+    struct Story {
+        gate: Arc<Gate>,
+        jobs: mpsc::Sender<Job>,
+        failed: Arc<OnceLock<Unavailable>>,
+        stopped: watch::Receiver<bool>,
+        _directory: tempfile::TempDir,
+    }
+
+    type Created = Result<Result<(), Rejection>, Unavailable>;
+
+    impl Story {
+        fn begin() -> Self {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let (path, gate) = (directory.path(), Arc::<Gate>::default());
+            let index = Arc::new(Index::open(&path.join("index")).expect("an index"));
+            let files = Directory::new(path.join("journal")).expect("a directory");
+            let files = Arc::new(Gated(files, Arc::clone(&gate)));
+            let engine = Engine::open(files, EngineOptions::default(), Some(Arc::clone(&index)));
+            let (jobs, queue) = mpsc::channel(16);
+            let (stopping, stopped) = watch::channel(false);
+            let failed = Arc::<OnceLock<_>>::default();
+            let shared = Shared { standing: Standing::default(), failed: Arc::clone(&failed), index };
+            let lock = lock(path).expect("nobody else has it");
+            Writer::start(engine.expect("it opens").0, queue, shared, lock, stopping).expect("threads");
+            Self { gate, jobs, failed, stopped, _directory: directory }
+        }
+
+        /// Returns when the verb has run, not when it is answered.
+        async fn create(&self, topic: &str) -> Task<Created> {
+            let (ran, running) = tokio::sync::oneshot::channel();
+            let topic: TopicName = topic.parse().expect("a legal name");
+            let verb = move |turn: &mut Turn<'_>| {
+                let (_, ledger, log) = turn.parts();
+                let created = ledger.create_topic(&topic, 1, log);
+                ran.send(()).expect("the story waits");
+                created.map(drop)
+            };
+            let task = tokio::spawn(on_writer(Some(self.jobs.clone()), Work::SMALL, verb));
+            running.await.expect("it runs");
+            task
+        }
+
+        /// The first group is on its way to the disk, the second one waits behind it.
+        async fn two_groups(&self) -> (Task<Created>, Task<Created>) {
+            self.gate.state().shut = true;
+            let first = self.create("first").await;
+            self.gate.wait_for_one();
+            let second = self.create("second").await;
+            assert!(!first.is_finished() && !second.is_finished(), "nothing is durable yet");
+            (first, second)
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_next_group_is_made_while_one_is_synced() {
+        let mut story = Story::begin();
+        let (first, second) = story.two_groups().await;
+        story.gate.open(false);
+        assert_eq!(first.await.expect("it ends"), Ok(Ok(())));
+        assert_eq!(second.await.expect("it ends"), Ok(Ok(())));
+        drop(story.jobs);
+        story.stopped.wait_for(|stopped| *stopped).await.expect("it stops");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_group_behind_one_that_failed_is_answered_as_durable() {
+        let story = Story::begin();
+        let (first, second) = story.two_groups().await;
+        story.gate.open(true);
+        let failed = Unavailable::Failed("the disk failed".to_owned());
+        assert_eq!(first.await.expect("it ends"), Err(failed.clone()));
+        assert_eq!(story.failed.get(), Some(&failed), "health knows it before anybody is answered");
+        assert_eq!(second.await.expect("it ends"), Err(failed.clone()));
+        story.gate.open(false);
+        let third = on_writer(Some(story.jobs.clone()), Work::Look, |_| ()).await;
+        assert_eq!(third, Err(failed), "not even a look, for what is in memory is not on disk");
+    }
+}
