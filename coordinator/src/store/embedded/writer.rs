@@ -271,7 +271,6 @@ impl Wake for Unpark {
 mod tests {
     use std::sync::{Condvar, Mutex, MutexGuard};
 
-    use halfmq_core::{Rejection, TopicName};
     use tokio::task::JoinHandle as Task;
 
     use super::super::disk::{Directory, Disk as Files, DiskFile};
@@ -374,7 +373,7 @@ mod tests {
         _directory: tempfile::TempDir,
     }
 
-    type Created = Result<Result<(), Rejection>, Unavailable>;
+    type Answered = Result<(), Unavailable>;
 
     impl Story {
         fn begin() -> Self {
@@ -394,38 +393,49 @@ mod tests {
         }
 
         /// Returns when the verb has run, not when it is answered.
-        async fn create(&self, topic: &str) -> Task<Created> {
+        async fn run(&self, verb: impl FnOnce(&mut Turn<'_>) + Send + 'static) -> Task<Answered> {
             let (ran, running) = tokio::sync::oneshot::channel();
-            let topic: TopicName = topic.parse().expect("a legal name");
             let verb = move |turn: &mut Turn<'_>| {
-                let (_, ledger, log) = turn.parts();
-                let created = ledger.create_topic(&topic, 1, log);
+                verb(turn);
                 ran.send(()).expect("the story waits");
-                created.map(drop)
             };
             let task = tokio::spawn(on_writer(Some(self.jobs.clone()), Work::SMALL, verb));
             running.await.expect("it runs");
             task
         }
 
-        /// The first group is on its way to the disk, the second one waits behind it.
-        async fn two_groups(&self) -> (Task<Created>, Task<Created>) {
+        /// The first group is on its way to the disk, what comes second waits behind it.
+        async fn two_groups(
+            &self,
+            second: impl FnOnce(&mut Turn<'_>) + Send + 'static,
+        ) -> (Task<Answered>, Task<Answered>) {
             self.gate.state().shut = true;
-            let first = self.create("first").await;
+            let first = self.run(|turn| create(turn, "first")).await;
             self.gate.wait_for_one();
-            let second = self.create("second").await;
+            let second = self.run(second).await;
             assert!(!first.is_finished() && !second.is_finished(), "nothing is durable yet");
             (first, second)
         }
     }
 
+    fn create(turn: &mut Turn<'_>, topic: &str) {
+        let (_, ledger, log) = turn.parts();
+        let created = ledger.create_topic(&topic.parse().expect("a legal name"), 1, log);
+        created.expect("a legal topic");
+    }
+
+    fn look(turn: &mut Turn<'_>) {
+        let topics = turn.parts().1.topics();
+        assert_eq!(topics.len(), 1, "the first one is seen");
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_next_group_is_made_while_one_is_synced() {
         let mut story = Story::begin();
-        let (first, second) = story.two_groups().await;
+        let (first, second) = story.two_groups(|turn| create(turn, "second")).await;
         story.gate.open(false);
-        assert_eq!(first.await.expect("it ends"), Ok(Ok(())));
-        assert_eq!(second.await.expect("it ends"), Ok(Ok(())));
+        assert_eq!(first.await.expect("it ends"), Ok(()));
+        assert_eq!(second.await.expect("it ends"), Ok(()));
         drop(story.jobs);
         story.stopped.wait_for(|stopped| *stopped).await.expect("it stops");
     }
@@ -433,7 +443,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_group_behind_one_that_failed_is_answered_as_durable() {
         let story = Story::begin();
-        let (first, second) = story.two_groups().await;
+        let (first, second) = story.two_groups(|turn| create(turn, "second")).await;
         story.gate.open(true);
         let failed = Unavailable::Failed("the disk failed".to_owned());
         assert_eq!(first.await.expect("it ends"), Err(failed.clone()));
@@ -442,5 +452,15 @@ mod tests {
         story.gate.open(false);
         let third = on_writer(Some(story.jobs.clone()), Work::Look, |_| ()).await;
         assert_eq!(third, Err(failed), "not even a look, for what is in memory is not on disk");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_seen_of_a_group_is_said_only_when_it_is_durable() {
+        for fails in [false, true] {
+            let story = Story::begin();
+            let (_, second) = story.two_groups(look).await;
+            story.gate.open(fails);
+            assert_eq!(second.await.expect("it ends").is_err(), fails, "it saw what is not on disk");
+        }
     }
 }

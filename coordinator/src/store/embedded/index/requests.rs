@@ -297,8 +297,8 @@ mod tests {
 
     const GROUPS: [&str; 3] = ["shop", "shop2", "s"];
 
-    fn open(directory: &std::path::Path) -> Requests {
-        Requests::new(sled::Config::new().path(directory).open().expect("a tree"))
+    fn tree(directory: &std::path::Path) -> sled::Db {
+        sled::Config::new().path(directory).open().expect("a tree")
     }
 
     /// An id as producers make it: in the order of time, about, or by chance.
@@ -320,6 +320,7 @@ mod tests {
     ) {
         for ((group, request_id), id) in model {
             let found = requests.find(group, request_id).expect("the tree is fine");
+            assert!(found.is_sorted_by(|one, other| one >= other), "seed {seed}: youngest first");
             let kept = found.into_iter().map(TransactionId::as_u128).find(|id| *id >= end);
             assert_eq!(kept, Some(*id).filter(|id| *id >= end), "seed {seed}: {group} {request_id}");
         }
@@ -330,7 +331,7 @@ mod tests {
         for seed in 0..4 {
             let directory = tempfile::tempdir().expect("a temporary directory");
             let mut chance = SmallRng::seed_from_u64(seed);
-            let mut requests = open(directory.path());
+            let mut requests = Requests::new(tree(directory.path()));
             let mut model = HashMap::new();
             let (mut last, mut end) = (0_u128, 0_u128);
             for step in 0..60 {
@@ -357,8 +358,8 @@ mod tests {
                     requests.prune(gone, |id| id.as_u128() < end).expect("the tree is fine");
                 }
                 if chance.random_bool(0.1) {
-                    drop(requests);
-                    requests = open(directory.path());
+                    // As after a restart.
+                    requests = Requests::new(requests.tree);
                 }
                 if step % 10 == 9 {
                     all_are_found(&requests, &model, end, seed);
@@ -380,7 +381,7 @@ mod tests {
     #[test]
     fn neighbours_share_an_entry() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let requests = open(directory.path());
+        let requests = Requests::new(tree(directory.path()));
         let ids = (0..1_000_u128)
             .map(|number| (format!("shop\0{number:032x}").into_bytes(), TransactionId::from_u128(number)));
         requests.add(ids).expect("the tree is fine");
