@@ -233,6 +233,29 @@ fn decisions_added_again_do_not_displace_those_beside_them() {
     }
 }
 
+/// Upkeep may come while verbs of a group have run that is not written yet: a start begins with the image, and
+/// must not meet what was before it.
+#[test]
+fn image_begins_behind_what_the_group_has_written() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
+    let (mut began, index) = engine(directory.path(), &clock, u64::MAX);
+    let mut ids = Vec::new();
+    for number in 0..300 {
+        began.admit(Work::New { bytes: 4_096 }).expect("the disk is fine");
+        let prepared = began.turn().prepare(request(number, vec![b'x'; 400])).expect("the index is fine");
+        ids.push(prepared.expect("legal").transaction);
+        clock.advance(Duration::from_millis(300));
+        began.upkeep();
+        began.commit().expect("the disk is fine");
+    }
+    drop(began);
+    index.close();
+    drop(index);
+    let (mut again, _index) = engine(directory.path(), &clock, u64::MAX);
+    assert_eq!(answers(&mut again, &ids), vec!["receipt"; ids.len()]);
+}
+
 #[test]
 fn index_made_anew_after_segments_are_gone_knows_what_it_does_not_know() {
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! While one group is written the verbs of the next may run; they see what it did, and their answers wait
-//! for a later sync. Reads take the same way: whoever reads what a verb of this group wrote waits for the same sync.
+//! for a later sync. Reads take the same way: whoever reads what a verb of this group wrote waits for the same
+//! sync.
 
 mod open;
 mod upkeep;

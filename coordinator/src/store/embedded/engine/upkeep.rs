@@ -9,7 +9,7 @@
 //! ```
 
 use halfmq_core::limits::{BODY_BYTES_MAX, HEAD_BYTES_MAX};
-use halfmq_core::{Event, Run, Timestamp};
+use halfmq_core::{Event, Ledger, Log, Run, Timestamp};
 
 use super::{Engine, EngineOptions, Work};
 use crate::store::Unavailable;
@@ -136,17 +136,7 @@ impl Engine {
 
     fn shelve(&mut self) -> Result<(), Unavailable> {
         let hot = self.ledger.hot_entries();
-        let excess = hot.saturating_sub(self.upkeep.hot_entries_max) / self.upkeep.page_entries.max(1);
-        for _ in 0..excess.min(PAGES_MAX) {
-            self.admit(Work::New { bytes: self.upkeep.page_bytes() })?;
-            if !self.ledger.shelve(self.upkeep.page_entries, &mut self.group) {
-                break;
-            }
-            if self.pending_bytes() >= FRAME_BYTES_MAX {
-                self.commit()?;
-            }
-        }
-        self.commit()
+        self.put_away(hot.saturating_sub(self.upkeep.hot_entries_max), Ledger::shelve)
     }
 
     fn shelve_delayed(&mut self) -> Result<(), Unavailable> {
@@ -155,10 +145,18 @@ impl Engine {
             return Ok(());
         }
         // So many at once, since pages that are written together do not overlap: fewer come back together.
-        let excess = (hot - self.upkeep.hot_delayed_max / 2) / self.upkeep.page_entries.max(1);
-        for _ in 0..excess.min(PAGES_MAX) {
+        self.put_away(hot - self.upkeep.hot_delayed_max / 2, Ledger::shelve_delayed)
+    }
+
+    /// Pages of so many entries, durable when it returns.
+    fn put_away(
+        &mut self,
+        excess: usize,
+        shelve: fn(&mut Ledger, usize, &mut dyn Log) -> bool,
+    ) -> Result<(), Unavailable> {
+        for _ in 0..(excess / self.upkeep.page_entries.max(1)).min(PAGES_MAX) {
             self.admit(Work::New { bytes: self.upkeep.page_bytes() })?;
-            if !self.ledger.shelve_delayed(self.upkeep.page_entries, &mut self.group) {
+            if !shelve(&mut self.ledger, self.upkeep.page_entries, &mut self.group) {
                 break;
             }
             if self.pending_bytes() >= FRAME_BYTES_MAX {
