@@ -80,6 +80,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Of the server: one processor is left to the threads that write. More would only wake each other.
+fn network_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() - 1).max(1))
+}
+
 fn run(command: Command, output: Output) -> Result<(), Failure> {
     let mut runtime = match command {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -95,7 +100,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
         | Command::Audit(_)
         | Command::Repair(_) => tokio::runtime::Builder::new_current_thread(),
     };
-    let runtime = runtime.enable_all().build().map_err(Failure::Runtime)?;
+    let runtime = runtime.worker_threads(network_threads()).enable_all().build().map_err(Failure::Runtime)?;
     runtime.block_on(async {
         match command {
             Command::Serve(serve) => serve.run(output).await,

@@ -13,6 +13,7 @@ pub mod checker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod listener;
 #[cfg(feature = "resolver")]
 pub mod resolver;
@@ -20,3 +21,4 @@ pub mod server;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+mod wakes;

@@ -20,8 +20,6 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 
 /// The first byte of a TLS connection, a handshake record; HTTP/2 begins with a letter.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -103,7 +101,7 @@ pub enum Connection {
 
 /// Connections as they come, once it is known what they speak. Slow ones do not hold up others.
 #[must_use]
-pub fn incoming(listener: TcpListener, tls: TlsAcceptor) -> ReceiverStream<io::Result<Connection>> {
+pub fn incoming(listener: TcpListener, tls: TlsAcceptor) -> mpsc::Receiver<Connection> {
     let (ready, connections) = mpsc::channel(WAITING_MAX);
     tokio::spawn(async move {
         loop {
@@ -120,13 +118,13 @@ pub fn incoming(listener: TcpListener, tls: TlsAcceptor) -> ReceiverStream<io::R
             }
         }
     });
-    ReceiverStream::new(connections)
+    connections
 }
 
-async fn greet(stream: TcpStream, tls: TlsAcceptor, ready: mpsc::Sender<io::Result<Connection>>) {
+async fn greet(stream: TcpStream, tls: TlsAcceptor, ready: mpsc::Sender<Connection>) {
     match tokio::time::timeout(GREETING_MAX, recognise(stream, tls)).await {
         // Nobody serves any more if this cannot be handed over.
-        Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
+        Ok(Ok(connection)) => drop(ready.send(connection).await),
         // Such as a port scan.
         Ok(Err(error)) => tracing::debug!(%error, "a connection ended before it began"),
         Err(_) => tracing::debug!("a connection said nothing"),
@@ -141,12 +139,6 @@ async fn recognise(stream: TcpStream, tls: TlsAcceptor) -> io::Result<Connection
         _ if first == [TLS_HANDSHAKE] => Ok(Connection::Tls(Box::new(tls.accept(stream).await?))),
         _ => Ok(Connection::Plain(stream)),
     }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) -> Self::ConnectInfo {}
 }
 
 impl AsyncRead for Connection {

@@ -15,6 +15,7 @@ use crate::api::rocketmq::{self, BadUser, RocketmqSettings, Users};
 use crate::checker::{CallbackSettings, Checker, CheckerSettings};
 use crate::clock::Clock;
 use crate::config::{InDoubt, Settings};
+use crate::connections;
 use crate::listener::{self, TlsError};
 #[cfg(feature = "resolver")]
 use crate::resolver::{self, Resolver};
@@ -58,9 +59,6 @@ pub enum Error {
     /// The metrics cannot be set up.
     #[error(transparent)]
     Metrics(#[from] telemetry::ExpositionError),
-    /// A listener failed.
-    #[error("a listener failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
     /// A file with a database's password cannot be read.
     #[error("resolver.databases: cannot read {file}: {error}")]
     Password {
@@ -133,13 +131,8 @@ pub async fn run(
     let mut time = tokio::spawn(async move { keeper.keep_time().await });
     let _asked_until_the_end = resolver(&settings, &checker)?;
     let asking = tokio::spawn(checker.run(until_stopped()));
-    let calls = tokio::spawn(
-        tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_routes(doors(service, rocketmq))
-            .serve_with_incoming_shutdown(listener::incoming(grpc, tls), until_stopped()),
-    );
+    let incoming = listener::incoming(grpc, tls);
+    let mut calls = tokio::spawn(connections::serve(incoming, doors(service, rocketmq), stopped.clone()));
 
     ready(bound);
     tokio::select! {
@@ -150,7 +143,8 @@ pub async fn run(
     tracing::info!("stopping: open calls are answered, new ones are refused");
     stop.send_replace(true);
     // Streams and long polls may last for ever; what they would bring is not lost.
-    let grace = tokio::time::timeout(GRACE, calls).await;
+    drop(tokio::time::timeout(GRACE, &mut calls).await);
+    calls.abort();
     // The checker records the answers it has been given before the store closes.
     drop(tokio::time::timeout(GRACE, asking).await);
     time.abort();
@@ -158,17 +152,11 @@ pub async fn run(
     web.abort();
     let health = store.health();
     store.close().await?;
-    if let Ok(Ok(served)) = grace {
-        served?;
-    }
     Ok(health?)
 }
 
 /// How long open calls may take to end.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// A peer that says nothing for so long is asked whether it lives, and may take as long to answer.
-const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(20);
 
 async fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, Error> {
     tokio::net::TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })

@@ -11,13 +11,13 @@ use halfmq_coordinator::clock::Clock;
 use halfmq_coordinator::service::{Arrivals, Service, ServiceSettings};
 use halfmq_coordinator::store::Store;
 use halfmq_coordinator::store::embedded::{Embedded, EngineOptions, JournalOptions};
+use halfmq_coordinator::{connections, listener};
 use halfmq_core::CheckPolicy;
 use halfmq_proto::REASON_METADATA;
 use halfmq_proto::v1::{self, consume_answer, consume_operation, produce_answer, produce_operation};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use v1::admin_client::AdminClient;
@@ -58,15 +58,8 @@ impl Server {
         let service = Service::new(store, clock, checker, arrivals, settings, stopped.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let mut until = stopped;
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_routes(halfmq::routes(Arc::new(service)))
-                .serve_with_incoming_shutdown(
-                    TcpIncoming::from(listener).with_nodelay(Some(true)),
-                    async move { drop(until.wait_for(|stopped| *stopped).await) },
-                ),
-        );
+        let incoming = listener::incoming(listener, listener::tls(None).expect("a certificate"));
+        tokio::spawn(connections::serve(incoming, halfmq::routes(Arc::new(service)), stopped));
         let server = Self { address, stop, _directory: directory };
         let create = v1::CreateTopicRequest { topic: "orders".into(), queues: 2 };
         server.admin().create_topic(create).await.expect("a new topic");

@@ -22,7 +22,7 @@ use super::standing::Standing;
 use super::{Answer, Engine, Index, Job};
 use crate::clock::Clock;
 use crate::store::Unavailable;
-use crate::telemetry;
+use crate::{telemetry, wakes};
 
 /// Calls answered by one sync.
 const GROUP_CALLS_MAX: usize = 4_096;
@@ -75,7 +75,7 @@ impl Writer {
         let Shared { standing, failed, index } = shared;
         let disk = Disk::start(Arc::clone(&failed))?;
         let run = move || {
-            let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+            let waker = wakes::deferrable(Waker::from(Arc::new(Unpark(std::thread::current()))));
             let answers = Vec::new();
             Self { engine, queue, standing, answers, disk, waker, failed, index, lock, stopping }.run();
         };
@@ -210,7 +210,7 @@ impl Disk {
                 };
                 // The next group can come while these are answered. Nobody waits any more: the store ends.
                 drop(done.send((sealed, written)));
-                answers.into_iter().for_each(|answer| answer(durable.clone()));
+                wakes::in_bulk(|| answers.into_iter().for_each(|answer| answer(durable.clone())));
             }
         };
         let thread = std::thread::Builder::new().name("halfmq-journal".into()).spawn(run)?;

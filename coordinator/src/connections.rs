@@ -1,0 +1,311 @@
+//! Connections that speak HTTP/2: each is one task, together with all its calls.
+//!
+//! A group that became durable answers dozens of calls at once. If each were a task, each would be woken by
+//! itself, and many would write by themselves; here one wake-up takes all their answers to the socket, and
+//! what came in meanwhile to the store.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+use crate::listener::Connection;
+use crate::wakes;
+
+/// A peer that says nothing for so long is asked whether it lives, and may take as long to answer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Answers written at once. With all of them the peer would have nothing to do while the rest is made, and
+/// we nothing while it reads them: those who call in turn would all wait for each other.
+const ANSWERS_AT_ONCE: usize = 16;
+
+/// Serves connections as they come. Once `stopping` is true no more are taken, and calls that are open end.
+pub async fn serve(
+    mut incoming: mpsc::Receiver<Connection>,
+    routes: Routes,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let routes = routes.prepare();
+    let mut open = JoinSet::new();
+    let until = stopping.clone();
+    loop {
+        tokio::select! {
+            connection = incoming.recv() => match connection {
+                Some(connection) => drop(open.spawn(serve_one(connection, routes.clone(), until.clone()))),
+                None => break,
+            },
+            // Forgets those that have ended.
+            Some(_) = open.join_next() => {}
+            () = until_stopping(&mut stopping) => break,
+        }
+    }
+    drop(incoming);
+    while open.join_next().await.is_some() {}
+}
+
+async fn serve_one(connection: Connection, routes: Routes, mut stopping: watch::Receiver<bool>) {
+    let begun = Begun::default();
+    let connection = http2::Builder::new(begun.clone())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        // As many as the peer likes: behind a proxy, long polls wait by the thousand on one connection.
+        .max_concurrent_streams(None)
+        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes));
+    let mut served = Served { connection, begun, calls: FuturesUnordered::new(), waker: None };
+    let ended = tokio::select! {
+        biased;
+        ended = &mut served => ended,
+        () = until_stopping(&mut stopping) => {
+            Pin::new(&mut served.connection).graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn until_stopping(stopping: &mut watch::Receiver<bool>) {
+    // Whoever could say so being gone means the same.
+    drop(stopping.wait_for(|stopping| *stopping).await);
+}
+
+/// Calls that the connection has begun and nobody has taken over yet.
+#[derive(Clone, Default)]
+struct Begun(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+
+impl Begun {
+    fn take(&self) -> Vec<BoxFuture<'static, ()>> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
+    fn execute(&self, call: F) {
+        // A call that panics ends by itself: its stream is reset.
+        let call = AssertUnwindSafe(call).catch_unwind().map(drop).boxed();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+    }
+}
+
+/// A connection and its calls.
+struct Served {
+    connection: http2::Connection<TokioIo<Connection>, TowerToHyperService<Routes>, Begun>,
+    begun: Begun,
+    calls: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// The task's waker as it was last, and the one that is woken instead.
+    waker: Option<(Waker, Waker)>,
+}
+
+impl Future for Served {
+    type Output = hyper::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let waker = this.waker(context.waker());
+        wakes::in_bulk(|| this.turn(&mut Context::from_waker(&waker)))
+    }
+}
+
+impl Served {
+    /// Calls first: what they answer leaves in the same turn. What the connection then brings is begun.
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        loop {
+            let answered = (0..ANSWERS_AT_ONCE)
+                .take_while(|_| matches!(self.calls.poll_next_unpin(context), Poll::Ready(Some(()))))
+                .count();
+            if let Poll::Ready(ended) = self.connection.poll_unpin(context) {
+                return Poll::Ready(ended);
+            }
+            let begun = self.begun.take();
+            if begun.is_empty() && answered < ANSWERS_AT_ONCE {
+                return Poll::Pending;
+            }
+            self.calls.extend(begun);
+        }
+    }
+
+    /// Whoever answers many calls at once wakes their connection once.
+    fn waker(&mut self, of_task: &Waker) -> Waker {
+        let (of_task, deferrable) = match self.waker.take() {
+            Some((known, deferrable)) if known.will_wake(of_task) => (known, deferrable),
+            _ => (of_task.clone(), wakes::deferrable(of_task.clone())),
+        };
+        let waker = deferrable.clone();
+        self.waker = Some((of_task, deferrable));
+        waker
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+
+    use tokio::sync::Semaphore;
+    use tokio::task::JoinHandle;
+    use tonic::body::Body;
+    use tonic::codegen::{Service, http};
+    use tonic::server::NamedService;
+    use tonic::transport::{Channel, Endpoint};
+
+    use super::*;
+    use crate::listener;
+
+    /// Longest time that a test waits for anything that must come.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Does what the path of a call says.
+    #[derive(Clone)]
+    struct Calls {
+        /// Somebody has come this far.
+        waiting: mpsc::UnboundedSender<()>,
+        gate: Arc<Semaphore>,
+    }
+
+    impl NamedService for Calls {
+        const NAME: &'static str = "story.Calls";
+    }
+
+    impl Service<http::Request<Body>> for Calls {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+            let this = self.clone();
+            async move {
+                match request.uri().path() {
+                    "/story.Calls/wait" => {
+                        this.waiting.send(()).expect("the story listens");
+                        drop(this.gate.acquire().await);
+                    }
+                    "/story.Calls/panic" => panic!("as the story wants it"),
+                    _ => {}
+                }
+                Ok(http::Response::new(Body::empty()))
+            }
+            .boxed()
+        }
+    }
+
+    struct Story {
+        address: SocketAddr,
+        channel: Channel,
+        waiting: mpsc::UnboundedReceiver<()>,
+        gate: Arc<Semaphore>,
+        stop: watch::Sender<bool>,
+        served: JoinHandle<()>,
+    }
+
+    type Answer = Result<http::StatusCode, tonic::transport::Error>;
+
+    impl Story {
+        async fn begin() -> Self {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("it is bound");
+            let incoming = listener::incoming(listener, listener::tls(None).expect("a certificate"));
+            let (saying, waiting) = mpsc::unbounded_channel();
+            let gate = Arc::new(Semaphore::new(0));
+            let (stop, stopping) = watch::channel(false);
+            let calls = Calls { waiting: saying, gate: Arc::clone(&gate) };
+            let served = tokio::spawn(serve(incoming, Routes::new(calls), stopping));
+            let channel = Self::connect(address).await.expect("it is served");
+            Self { address, channel, waiting, gate, stop, served }
+        }
+
+        async fn connect(address: SocketAddr) -> Result<Channel, tonic::transport::Error> {
+            Endpoint::from_shared(format!("http://{address}")).expect("an address").connect().await
+        }
+
+        fn call(&self, what: &str) -> JoinHandle<Answer> {
+            let request = http::Request::post(format!("http://{}/story.Calls/{what}", self.address));
+            let request = request.body(Body::empty()).expect("a request");
+            let mut channel = self.channel.clone();
+            tokio::spawn(async move {
+                std::future::poll_fn(|context| channel.poll_ready(context)).await?;
+                Ok(channel.call(request).await?.status())
+            })
+        }
+
+        /// So many calls of one connection wait for the gate.
+        async fn waiting(&mut self, count: usize) -> Vec<JoinHandle<Answer>> {
+            let calls = (0..count).map(|_| self.call("wait")).collect();
+            for _ in 0..count {
+                within(self.waiting.recv()).await.expect("the service lives");
+            }
+            calls
+        }
+    }
+
+    async fn within<T>(future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(PATIENCE, future).await.expect("it does not take for ever")
+    }
+
+    async fn all_are_fine(calls: Vec<JoinHandle<Answer>>) {
+        for call in calls {
+            let answer = within(call).await.expect("no panic");
+            assert_eq!(answer.expect("an answer"), http::StatusCode::OK);
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_of_one_connection_do_not_wait_for_each_other() {
+        let mut story = Story::begin().await;
+        // More than are written at once, and not a multiple of it.
+        let waiting = story.waiting(ANSWERS_AT_ONCE * 2 + 5).await;
+        all_are_fine(vec![story.call("go")]).await;
+        assert!(waiting.iter().all(|call| !call.is_finished()), "nobody opened the gate");
+        story.gate.close();
+        all_are_fine(waiting).await;
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_takes_no_other_with_it() {
+        let mut story = Story::begin().await;
+        let waiting = story.waiting(3).await;
+        let panicked = within(story.call("panic")).await.expect("it is the server that panics");
+        assert!(panicked.is_err(), "there is no answer: {panicked:?}");
+        story.gate.close();
+        all_are_fine(waiting).await;
+    }
+
+    #[tokio::test]
+    async fn a_call_that_nobody_waits_for_ends() {
+        let mut story = Story::begin().await;
+        let given_up = story.waiting(1).await;
+        given_up.iter().for_each(JoinHandle::abort);
+        // The service is gone when the last call that holds it is.
+        story.stop.send_replace(true);
+        within(&mut story.served).await.expect("it ends");
+        assert!(within(story.waiting.recv()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn open_calls_end_before_it_stops_and_no_more_are_taken() {
+        let mut story = Story::begin().await;
+        let waiting = story.waiting(2).await;
+        story.stop.send_replace(true);
+        let refused = async { while Story::connect(story.address).await.is_ok() {} };
+        within(refused).await;
+        assert!(!story.served.is_finished(), "two calls are open");
+        story.gate.close();
+        all_are_fine(waiting).await;
+        within(&mut story.served).await.expect("it ends");
+    }
+}
