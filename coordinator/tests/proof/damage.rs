@@ -13,6 +13,7 @@ use crate::workload::World;
 
 const PLACES: usize = 40;
 const HEAD: usize = 4_096;
+const FRAME_HEAD: usize = 32;
 
 /// A store with several segments, stopped between two groups.
 fn grown(seed: u64) -> (SimDisk, World) {
@@ -26,20 +27,34 @@ fn grown(seed: u64) -> (SimDisk, World) {
     (disk, world)
 }
 
-/// Places in frames: file, offset. Zeros behind the last frame do not count.
+/// Places in frames: file, offset. What is behind the last frame does not count.
 fn places(disk: &SimDisk, chance: &mut SmallRng) -> Vec<(String, usize)> {
-    let segments: Vec<_> = disk.files().into_iter().filter(|(name, _)| name.ends_with(".seg")).collect();
-    let mut places = Vec::new();
-    while places.len() < PLACES {
-        let (name, length) = &segments[chance.random_range(0..segments.len())];
-        let offset = chance.random_range(HEAD..*length);
-        let mut inside = false;
-        disk.tamper(name, |bytes| inside = bytes[offset..].iter().any(|byte| *byte != 0));
-        if inside {
-            places.push((name.clone(), offset));
+    let segments: Vec<_> = disk
+        .files()
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".seg") && !disk.is_spare(name))
+        .map(|(name, _)| (frames_end(&disk.content(&name)), name))
+        .collect();
+    let place = |_| {
+        let (end, name) = &segments[chance.random_range(0..segments.len())];
+        (name.clone(), chance.random_range(HEAD..*end))
+    };
+    (0..PLACES).map(place).collect()
+}
+
+/// Where the frames of a segment end; behind them may stand some of another life of the file.
+fn frames_end(segment: &[u8]) -> usize {
+    let (mut at, mut expected) = (HEAD, None);
+    while segment.len() >= at + FRAME_HEAD && segment[at..].starts_with(b"HMQf") {
+        let records = u32::from_le_bytes(segment[at + 8..at + 12].try_into().expect("four bytes"));
+        let sequence = u64::from_le_bytes(segment[at + 16..at + 24].try_into().expect("eight bytes"));
+        if records == 0 || expected.is_some_and(|expected| expected != sequence) {
+            break;
         }
+        expected = Some(sequence + 1);
+        at += FRAME_HEAD + records as usize;
     }
-    places
+    at
 }
 
 fn refused(world: &World, what: &str) {
@@ -84,8 +99,7 @@ fn missing_segment_refuses_to_start() {
         let copy = disk.copy(1);
         let broken = World::new(copy.clone(), SmallRng::seed_from_u64(1), 1);
         Disk::remove(&copy, name).expect("the file is there");
-        let spare = disk_is_spare(&disk, name);
-        if !spare {
+        if !disk.is_spare(name) {
             refused(&broken, &format!("without {name}"));
         }
     }
@@ -109,17 +123,44 @@ fn one_broken_head_is_fine_two_are_not() {
 
 #[test]
 fn torn_tail_is_cut_and_said() {
-    let (disk, world) = grown(10);
-    let (last, _) = last_used(&disk);
-    disk.tamper(&last, |bytes| {
-        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(HEAD, |at| at + 1);
-        let torn = b"HMQf half a frame that nobody was told of";
-        bytes[end + 3..end + 3 + torn.len()].copy_from_slice(torn);
-    });
+    let (disk, mut world) = grown(10);
+    let last = last_used(&disk);
+    let (before, mark) = (frames_end(&disk.content(&last)), disk.content("high-water"));
+    let (mut engine, _) = world.open().expect("the disk is fine");
+    world.prepare(&mut engine).expect("the disk is fine");
+    let after = frames_end(&disk.content(&last));
+    assert!(after > before, "the story needs one more frame in {last}");
+    disk.tamper(&last, |bytes| bytes[after - 5..after].fill(0));
+    refused(&world, "a frame that was acknowledged");
+    // Nobody was told of it.
+    disk.tamper("high-water", |bytes| *bytes = mark);
     let (_, recovered) = world.open().expect("a torn tail is no damage");
-    assert!(recovered.torn_bytes > 0, "{recovered:?}");
+    assert_eq!(recovered.torn_bytes, (after - before) as u64);
     let (_, recovered) = world.open().expect("it was cut");
     assert_eq!(recovered.torn_bytes, 0);
+}
+
+/// The disk forgets that a file was begun: what it says of itself is whole, and old.
+#[test]
+fn head_from_before_the_first_frame_is_damage() {
+    let (disk, mut world) = grown(13);
+    let spare = |disk: &SimDisk| {
+        let mut files = disk.files().into_iter().map(|(name, _)| name);
+        files.find(|name| name.ends_with(".seg") && disk.content(name).starts_with(b"HMQb"))
+    };
+    let (mut engine, _) = world.open().expect("the disk is fine");
+    while spare(&disk).is_none() {
+        world.step(&mut engine).expect("the disk is fine");
+    }
+    let name = spare(&disk).expect("one is ready");
+    let (blank, mark) = (disk.content(&name), disk.content("high-water"));
+    while disk.is_spare(&name) {
+        world.step(&mut engine).expect("the disk is fine");
+    }
+    disk.tamper(&name, |bytes| bytes[..HEAD].copy_from_slice(&blank[..HEAD]));
+    // And of all that was acknowledged since.
+    disk.tamper("high-water", |bytes| *bytes = mark);
+    refused(&world, "a head from before the first frame");
 }
 
 #[test]
@@ -135,15 +176,9 @@ fn failed_sync_stops_the_store_and_a_new_start_finds_all() {
     world.settle(&mut engine).expect("nothing acknowledged is lost");
 }
 
-fn last_used(disk: &SimDisk) -> (String, usize) {
-    let mut files = disk.files().into_iter();
-    files.rfind(|(name, _)| name.ends_with(".seg") && !disk_is_spare(disk, name)).expect("there is one")
-}
-
-fn disk_is_spare(disk: &SimDisk, name: &str) -> bool {
-    let mut spare = false;
-    disk.tamper(name, |bytes| spare = bytes.iter().all(|byte| *byte == 0));
-    spare
+fn last_used(disk: &SimDisk) -> String {
+    let mut files = disk.files().into_iter().map(|(name, _)| name);
+    files.rfind(|name| name.ends_with(".seg") && !disk.is_spare(name)).expect("there is one")
 }
 
 /// A start reads little of what stands before the newest image, so it need not notice; a look does.

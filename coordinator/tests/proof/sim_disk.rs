@@ -100,6 +100,19 @@ impl SimDisk {
         content.synced = content.now.clone();
     }
 
+    /// What is in it now.
+    pub(crate) fn content(&self, name: &str) -> Vec<u8> {
+        let mut content = Vec::new();
+        self.tamper(name, |bytes| content.clone_from(bytes));
+        content
+    }
+
+    /// Whether a segment's file was never used under this name: blank, or being made.
+    pub(crate) fn is_spare(&self, name: &str) -> bool {
+        let content = self.content(name);
+        content.starts_with(b"HMQb") || content.iter().all(|byte| *byte == 0)
+    }
+
     /// An independent copy of what is durable and what is not.
     pub(crate) fn copy(&self, seed: u64) -> Self {
         let state = self.state();

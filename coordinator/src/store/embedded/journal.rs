@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   journal address ─►  0 ......... B1 ........... B2 .... tail
-//!   segments            ▐ head │ frame frame … ▌▐ head │ frame … ▌▐ head │ frame frame │ zeros … ▌  ▐ spare ▌
+//!   segments            ▐ head │ frame frame … ▌▐ head │ frame … ▌▐ head │ frame frame │ … ▌  ▐ blank ▌
 //! ```
 //!
 //! One frame is one group of calls: one write, one sync, and only then the answers. Addresses run on from
 //! segment to segment without gaps, so that an address is known before it is known where the frame will
-//! stand. Segments are filled with zeros before use: overwriting needs no change of file metadata, which
-//! makes the sync cheaper, and the room for decisions is there before the disk is full.
+//! stand. Files are filled with zeros before their first use, and released ones used again: overwriting needs
+//! no change of file metadata, which makes the sync cheaper, and the room for decisions is there before the
+//! disk is full.
 //!
 //! A start begins with the newest whole image of the ledger. Segments before it are kept for the contents
 //! in them, and go when nothing in them is needed; so the oldest ones may be missing, with gaps.
@@ -222,12 +223,15 @@ impl Journal {
         (of.saturating_sub(self.current.room_at(self.tail)), of)
     }
 
-    /// Writes one frame and syncs it. When this returns, the records are durable.
+    /// Writes one frame and syncs it; none if there are no records. When this returns, they are durable.
     ///
     /// # Errors
     /// `StorageFull` with nothing written when there is no room. After any other error the journal must not
     /// be used any further: what is on disk is unknown until it is opened again.
     pub fn append(&mut self, records: &[u8], salt: impl FnOnce() -> u64) -> Result<(), AppendError> {
+        if records.is_empty() {
+            return Ok(());
+        }
         let reserved = self.reserve(records.len(), salt)?;
         reserved.write(records).map_err(AppendError::Failed)?;
         self.written(&reserved);
@@ -235,7 +239,8 @@ impl Journal {
     }
 
     /// Takes the place of the next frame, which must be written before another one is reserved: more than
-    /// one torn frame at the tail would look like damage.
+    /// one torn frame at the tail would look like damage. It must have records: without any it would say that
+    /// its segment ends.
     ///
     /// # Errors
     /// As [`Journal::append`].
@@ -263,6 +268,8 @@ impl Journal {
         let Some(blank) = self.spares.take() else {
             return Err(AppendError::NoRoom(io::ErrorKind::StorageFull.into()));
         };
+        let next = Frame { sequence: self.sequence, address: self.tail };
+        self.current.end(next).map_err(AppendError::Failed)?;
         let segment = Arc::new(
             blank.activate(self.next_frame(), self.identity, self.image).map_err(AppendError::Failed)?,
         );
@@ -290,8 +297,7 @@ impl Reserved {
     /// After any error the journal must not be used any further.
     pub fn write(&self, records: &[u8]) -> io::Result<()> {
         let Self { segment, frame, .. } = self;
-        segment.write(&frame.head(segment.salt(), records), frame.address)?;
-        segment.write(records, frame.address + HEAD_BYTES as u64)?;
+        segment.write_frame(*frame, records)?;
         segment.sync()
     }
 

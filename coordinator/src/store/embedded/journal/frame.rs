@@ -9,6 +9,8 @@
 //! Lifetime: as long as its segment. Sequences and addresses run without gaps. The salt differs for each
 //! segment and is known to nobody else, so that neither a frame left over from another life of the file
 //! nor a body that looks like a frame is ever taken for one.
+//!
+//! A frame without records has the place of the next one, and says that there is none in this segment.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
@@ -41,17 +43,24 @@ impl Frame {
 
     /// The frame at the beginning of `bytes`, with its records; `None` if there is none.
     pub(super) fn decode(salt: u64, bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (frame, length) = Self::claimed(bytes)?;
         let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
-        let field = |range: std::ops::Range<usize>| head.get(range);
+        let records = rest.get(..length)?;
+        let crc = u32::from_le_bytes(head.get(4..8)?.try_into().ok()?);
+        (sum(salt, head.get(8..)?, records) == crc).then_some((frame, records))
+    }
+
+    /// Which frame the bytes say they are, and how many bytes of records it has. It may be torn, damaged, or
+    /// of another life of the file.
+    pub(super) fn claimed(bytes: &[u8]) -> Option<(Self, usize)> {
+        let field = |range: std::ops::Range<usize>| bytes.get(range);
         if field(0..4)? != MAGIC {
             return None;
         }
-        let crc = u32::from_le_bytes(field(4..8)?.try_into().ok()?);
         let length = u32::from_le_bytes(field(8..12)?.try_into().ok()?) as usize;
         let sequence = u64::from_le_bytes(field(16..24)?.try_into().ok()?);
         let address = u64::from_le_bytes(field(24..32)?.try_into().ok()?);
-        let records = rest.get(..length)?;
-        (sum(salt, field(8..HEAD_BYTES)?, records) == crc).then_some((Self { sequence, address }, records))
+        Some((Self { sequence, address }, length))
     }
 
     /// Places in `bytes` where a frame may begin.

@@ -1,8 +1,9 @@
 //! Opening a journal: read everything, cut a torn tail, report damage.
 //!
-//! A sealed segment ends exactly where the next one begins, so anything missing in it is damage. In the
-//! last one the frames end where no frame is. That is the end if nothing valid follows and the high-water
-//! mark does not stand behind it; a half-written frame there was never acknowledged, and is cut.
+//! A sealed segment ends exactly where the next one begins, and says itself where that is, so anything
+//! missing in it is damage. In the last one the frames end where no frame is. That is the end if nothing
+//! valid follows and the high-water mark does not stand behind it; a half-written frame there was never
+//! acknowledged, and is cut.
 //!
 //! A whole frame at the end counts, although its sync may have failed or never run: a process may have died
 //! in between. Answers after the start rest on it, so it is written once more, with the head of its segment,
@@ -121,13 +122,13 @@ pub(super) fn open(
     let torn = scan.needed(&layout, mark)?;
     let Scan { tail, sequence, last, mut recovered, .. } = scan;
     if torn > 0 {
-        // Half a frame: the crash came before its sync, so nobody was told. Zeros again, for the next one.
+        // Half a frame: the crash came before its sync, so nobody was told.
         current.clear(current.offset(tail), torn)?;
         recovered.torn_bytes = torn;
     }
     current.write_again(last.max(current.base()), tail)?;
     let high_water = HighWater::open(&*disk)?;
-    let spares = Spares::open(disk, &options)?;
+    let spares = Spares::open(disk, &options, current.number() + 1)?;
     let journal = Journal { options, segments, current, identity, image, tail, sequence, spares, high_water };
     Ok((journal, recovered))
 }
@@ -193,14 +194,14 @@ pub(super) fn missing_all(mark: Option<Mark>) -> Result<(), OpenError> {
     Err(damaged(&segment::name(1), 0, mark.sequence, what))
 }
 
-/// The segments in their order. Spares that were never used do not count; they are made anew when needed.
+/// The segments in their order. Files that were never used do not count.
 pub(super) fn find(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>, OpenError> {
     let mut numbers: Vec<u64> = disk.list()?.iter().filter_map(|name| segment::number(name)).collect();
     numbers.sort_unstable();
     let mut segments: Vec<Arc<Segment>> = Vec::new();
     for number in numbers {
         match Segment::find(disk, number)? {
-            Found::Spare => {}
+            Found::Blank(_) | Found::Unfinished => {}
             Found::Headless => {
                 let what = "the head of the segment is broken".to_owned();
                 return Err(damaged(&segment::name(number), 0, 0, what));
@@ -218,13 +219,15 @@ pub(super) struct Scan<'a, 'b> {
     sequence: u64,
     /// Address of the frame before it.
     last: u64,
+    /// The segment says that no frame comes behind.
+    ended: bool,
     replay: &'a mut Replay<'b>,
     pub(super) recovered: Recovered,
 }
 
 impl<'a, 'b> Scan<'a, 'b> {
     pub(super) fn new(replay: &'a mut Replay<'b>) -> Self {
-        Self { tail: 0, sequence: 1, last: 0, replay, recovered: Recovered::default() }
+        Self { tail: 0, sequence: 1, last: 0, ended: false, replay, recovered: Recovered::default() }
     }
 
     /// Everything before the newest image. Where segments have been let go of, it goes on behind them.
@@ -235,9 +238,8 @@ impl<'a, 'b> Scan<'a, 'b> {
             before = Some(segment.number());
             let bytes = segment.read_all()?;
             self.frames(segment, &bytes)?;
-            let end = usize::try_from(self.tail - segment.base()).unwrap_or(usize::MAX);
-            if bytes.get(end..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
-                return Err(self.damage(segment, "frames end here, but there is more behind".to_owned()));
+            if !self.ended && segment.room_at(self.tail) >= HEAD_BYTES as u64 {
+                return Err(self.damage(segment, "frames end here, but not the segment".to_owned()));
             }
         }
         let Some(segment) = layout.needed.first() else { return Ok(()) };
@@ -293,30 +295,32 @@ impl<'a, 'b> Scan<'a, 'b> {
         self.frames(segment, &bytes)?;
         let start = usize::try_from(self.tail - segment.base()).unwrap_or(usize::MAX);
         let rest = bytes.get(start..).unwrap_or_default();
-        let Some(dirty) = rest.iter().rposition(|byte| *byte != 0).map(|last| last + 1) else {
-            return match mark {
-                Some(mark) if mark.sequence >= self.sequence => Err(self.damage(
-                    segment,
-                    format!("nothing is here, but frame {} was acknowledged", mark.sequence),
-                )),
-                Some(_) | None => Ok(0),
-            };
+        // Frames of a former life of the file are many, and stand at other addresses.
+        let here = |at: &usize| {
+            let claimed = rest.get(*at..).and_then(Frame::claimed);
+            claimed.is_some_and(|(frame, _)| frame.address == self.tail + *at as u64)
         };
-        let rest = rest.get(..dirty).unwrap_or(rest);
-        for at in Frame::candidates(rest).filter(|at| *at > 0) {
+        for at in Frame::candidates(rest).filter(|at| *at > 0).filter(here) {
             let found = rest.get(at..).and_then(|bytes| Frame::decode(segment.salt(), bytes));
-            if let Some((frame, _)) = found.filter(|(frame, _)| frame.address == self.tail + at as u64) {
+            if let Some((frame, _)) = found {
                 return Err(self.damage(segment, format!("frame {} behind it is intact", frame.sequence)));
             }
         }
         if let Some(mark) = mark.filter(|mark| mark.sequence >= self.sequence) {
             return Err(self.damage(segment, format!("frames up to {} were acknowledged", mark.sequence)));
         }
-        Ok(dirty as u64)
+        let next = Frame { sequence: self.sequence, address: self.tail };
+        Ok(match Frame::claimed(rest) {
+            Some((torn, records)) if torn == next && !self.ended => {
+                (HEAD_BYTES + records).min(rest.len()) as u64
+            }
+            Some(_) | None => 0,
+        })
     }
 
     /// Replays frames until there is none.
     fn frames(&mut self, segment: &Segment, bytes: &[u8]) -> Result<(), OpenError> {
+        self.ended = false;
         let offset = self.tail.checked_sub(segment.base()).and_then(|at| usize::try_from(at).ok());
         let Some(mut at) = offset.filter(|at| *at <= bytes.len()) else {
             let what = format!("the segment begins {} bytes off", segment.base().abs_diff(self.tail));
@@ -327,6 +331,10 @@ impl<'a, 'b> Scan<'a, 'b> {
         {
             if (frame.sequence, frame.address) != (self.sequence, self.tail) {
                 return Err(self.damage(segment, format!("frame {} stands in its place", frame.sequence)));
+            }
+            if records.is_empty() {
+                self.ended = true;
+                return Ok(());
             }
             (self.replay)(records, self.tail + HEAD_BYTES as u64, frame.sequence)
                 .map_err(OpenError::Unreadable)?;

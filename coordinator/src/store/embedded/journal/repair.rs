@@ -82,7 +82,9 @@ pub fn cut(disk: &Arc<dyn Disk>, damage: &Damage) -> Result<(), OpenError> {
             Found::Segment(segment) if number == first && damage.offset > 0 => {
                 segment.clear(damage.offset, u64::MAX)?
             }
-            Found::Segment(_) | Found::Spare | Found::Headless => disk.remove(&segment::name(number))?,
+            Found::Segment(_) | Found::Blank(_) | Found::Unfinished | Found::Headless => {
+                disk.remove(&segment::name(number))?
+            }
         }
     }
     if disk.list()?.iter().any(|name| name == super::high_water::NAME) {
@@ -96,5 +98,5 @@ fn intact(segment: &Segment, from: u64) -> Result<u64, OpenError> {
     let bytes = segment.read_all()?;
     let frame = |at: usize| bytes.get(at..).and_then(|bytes| Frame::decode(segment.salt(), bytes));
     let found = Frame::candidates(&bytes).filter_map(frame);
-    Ok(found.filter(|(frame, _)| frame.sequence >= from).count() as u64)
+    Ok(found.filter(|(frame, records)| frame.sequence >= from && !records.is_empty()).count() as u64)
 }

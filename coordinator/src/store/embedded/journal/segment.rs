@@ -1,38 +1,34 @@
-//! One file of the journal: a head, then frames, then zeros.
+//! One file of the journal: a head, then frames, then whatever the file held before.
 //!
 //! ```text
-//! 0     head: magic "HMQs" · version u32 LE · number u64 LE · base u64 LE · salt u64 LE ·
-//!       identity u64 LE of the journal · first sequence u64 LE ·
-//!       newest whole image: address u64 LE, sequence u64 LE (0: none) ·
-//!       crc32c u32 LE of the bytes before
-//! 2048  the same head again
+//! 0     head, twice
 //! 4096  frames; the byte at address A stands at 4096 + A - base
 //! ```
 //!
-//! A file whose heads are zero is a spare that was never used. The head is synced before the first frame
-//! is written, so frames under a broken head mean damage. It is written again, one copy after the other,
-//! when an image is whole; of two good copies the one with the newer image counts.
+//! A file that is whole and waits to be used has a blank head with its future salt: what stands in it are
+//! zeros, or frames of its former life under another salt. Without any head it is one that is being made. The
+//! head is synced before the first frame is written, so frames under a broken head mean damage.
+
+mod head;
 
 use std::io;
 use std::sync::Arc;
 
-use crc_fast::{CrcAlgorithm, checksum};
-
 use super::Stretch;
-use crate::store::embedded::disk::{Disk, DiskFile};
+use super::frame::{self, Frame};
+use crate::store::embedded::disk::{Disk, DiskFile, PAGE, ZEROS_MAX, zeros};
+
+pub use head::Anchor;
+use head::{Head, Stage};
 
 pub(super) const HEAD_BYTES: u64 = 4_096;
-const COPY_AT: u64 = 2_048;
-const HEAD: usize = 68;
-const MAGIC: [u8; 4] = *b"HMQs";
-const VERSION: u32 = 2;
 /// Bytes of zeros that are written and synced at once: as few as that, and as many when there is haste.
 pub(super) const PIECE: u64 = 256 * 1024;
-const PIECE_MAX: u64 = 4 * PIECE;
+const PIECE_MAX: u64 = ZEROS_MAX as u64;
 const SUFFIX: &str = ".seg";
 const RELEASED_SUFFIX: &str = ".old";
 
-/// A file of zeros that waits to become a segment.
+/// A file that waits to become a segment.
 pub(super) struct Blank {
     file: Arc<dyn DiskFile>,
     number: u64,
@@ -45,30 +41,6 @@ pub struct Segment {
     file: Arc<dyn DiskFile>,
     length: u64,
     head: Head,
-}
-
-/// What a segment says of itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Head {
-    pub(super) number: u64,
-    /// Journal address of the first frame.
-    pub(super) base: u64,
-    pub(super) salt: u64,
-    /// The same in all segments of a journal.
-    pub(super) identity: u64,
-    /// Of the first frame.
-    pub(super) sequence: u64,
-    /// The newest whole image: a start begins there.
-    pub(super) image: Option<Anchor>,
-}
-
-/// Where a frame stands from which a start can begin.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Anchor {
-    /// Journal address of the frame.
-    pub address: u64,
-    /// Its sequence.
-    pub sequence: u64,
 }
 
 impl Blank {
@@ -87,30 +59,36 @@ impl Blank {
             disk.remove(&name(number))?;
             return Err(error);
         }
+        let blank = Self { file, number, length, salt };
+        blank.write_head()?;
         disk.sync_directory()?;
-        Ok(Self { file, number, length, salt })
+        Ok(blank)
     }
 
-    /// The file of a released segment. Until all of it is zero its name says that it is none.
+    /// The file of a released segment, as it is: frames under another salt are none.
     pub(super) fn reuse(
         disk: &dyn Disk,
         released: &str,
         number: u64,
         length: u64,
         salt: u64,
-        pace: &Pace<'_>,
     ) -> io::Result<Self> {
-        // Were the old name to come back after a crash, it would be a segment with a hole.
+        // Were the old name to come back after a crash, it would be a segment with a strange head.
         disk.sync_directory()?;
         let file = disk.open(released)?;
-        let length = length.max(file.length()?);
-        if let Err(error) = fill_with_zeros(&*file, 0, length, pace) {
-            disk.remove(released)?;
-            return Err(error);
-        }
+        let mut blank = Self { length: file.length()?, file, number, salt };
+        blank.write_head()?;
+        blank.grow(length)?;
+        // Under its new name it is a segment with a broken head, unless it says that it is none yet.
         disk.rename(released, &name(number))?;
         disk.sync_directory()?;
-        Ok(Self { file, number, length, salt })
+        Ok(blank)
+    }
+
+    fn write_head(&self) -> io::Result<()> {
+        let Self { number, salt, .. } = *self;
+        let head = Head { number, base: 0, salt, identity: 0, sequence: 0, image: None };
+        head.write(&*self.file, Stage::Blank)
     }
 
     /// Makes it at least this long. If that fails it is as long as it was.
@@ -132,8 +110,7 @@ impl Blank {
         let Self { file, number, length, salt } = self;
         let head = Head { number, base: first.address, salt, identity, sequence: first.sequence, image };
         let segment = Segment { file, length, head };
-        segment.write_head()?;
-        segment.sync()?;
+        segment.write_head(&segment.head)?;
         Ok(segment)
     }
 
@@ -145,31 +122,35 @@ impl Blank {
 /// What a file turned out to be.
 pub(super) enum Found {
     Segment(Segment),
-    /// Never used.
-    Spare,
-    /// Its heads are broken although there is more in it than zeros.
+    /// Whole, and not used yet.
+    Blank(Blank),
+    /// It was being made.
+    Unfinished,
+    /// Its heads are broken although there are frames in it.
     Headless,
 }
 
 impl Segment {
+    /// `None` if there is no such file.
+    pub(super) fn find_if_there(disk: &dyn Disk, number: u64) -> io::Result<Option<Found>> {
+        let there = disk.list()?.contains(&name(number));
+        there.then(|| Self::find(disk, number)).transpose()
+    }
+
     pub(super) fn find(disk: &dyn Disk, number: u64) -> io::Result<Found> {
         let file = disk.open(&name(number))?;
         let length = file.length()?;
-        let copy = |at: u64| {
-            let mut head = [0; HEAD];
-            (length >= HEAD_BYTES && file.read_at(&mut head, at).is_ok())
-                .then(|| decode(&head, number))
-                .flatten()
-        };
-        let newest = [0, COPY_AT].into_iter().filter_map(copy).max_by_key(|head| head.image);
-        if let Some(head) = newest {
-            return Ok(Found::Segment(Self { file, length, head }));
-        }
-        // Frames come only after a durable head: where there are none, a crash cut the making short.
-        let frames = length.saturating_sub(HEAD_BYTES).min(HEAD_BYTES);
-        let mut start = vec![0; usize::try_from(frames).unwrap_or(0)];
-        file.read_at(&mut start, HEAD_BYTES.min(length))?;
-        Ok(if start.iter().all(|byte| *byte == 0) { Found::Spare } else { Found::Headless })
+        Ok(match head::read(&*file, length, number) {
+            Some((Stage::Begun, head)) => Found::Segment(Self { file, length, head }),
+            // It was begun, and its head was lost again.
+            Some((Stage::Blank, Head { salt, .. })) if begins_with_frame(&*file, length, salt)? => {
+                Found::Headless
+            }
+            Some((Stage::Blank, Head { salt, .. })) => Found::Blank(Blank { file, number, length, salt }),
+            // Frames come only after a durable head: where there are none, a crash cut the making short.
+            None if begins_with_zeros(&*file, length)? => Found::Unfinished,
+            None => Found::Headless,
+        })
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -232,12 +213,12 @@ impl Segment {
     /// that when a store is new, and what was touched once stays with the process for a while.
     pub(super) fn read_all(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(self.length.saturating_sub(HEAD_BYTES)).unwrap_or(0)];
-        let (mut piece, zeros) = (zeros(PIECE), zeros(PIECE));
+        let mut piece = vec![0; PIECE as usize];
         let mut at = HEAD_BYTES;
-        for place in bytes.chunks_mut(zeros.len()) {
+        for place in bytes.chunks_mut(piece.len()) {
             let (piece, _) = piece.split_at_mut(place.len());
             self.file.read_at(piece, at)?;
-            if zeros.get(..place.len()) != Some(&*piece) {
+            if zeros(place.len()) != piece {
                 place.copy_from_slice(piece);
             }
             at += place.len() as u64;
@@ -247,6 +228,16 @@ impl Segment {
 
     pub(super) fn write(&self, bytes: &[u8], address: u64) -> io::Result<()> {
         self.file.write_at(bytes, self.offset(address))
+    }
+
+    /// A frame, and zeros up to the end of its last page: of a page that is written only in part the system
+    /// would have to read the rest from the disk, while callers wait.
+    pub(super) fn write_frame(&self, frame: Frame, records: &[u8]) -> io::Result<()> {
+        let head = frame.head(self.head.salt, records);
+        let offset = self.offset(frame.address);
+        let end = offset + (head.len() + records.len()) as u64;
+        let pad = end.next_multiple_of(PAGE as u64).min(self.length).saturating_sub(end);
+        self.file.write_parts_at(&[&head, records, zeros(usize::try_from(pad).unwrap_or(0))], offset)
     }
 
     /// Zeros, durable when it returns. `offset` is in the file.
@@ -260,28 +251,51 @@ impl Segment {
         let mut frame = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
         self.read(&mut frame, from)?;
         self.write(&frame, from)?;
-        self.write_head()?;
-        self.sync()
+        self.write_head(&self.head)
     }
 
-    /// Says that a start can begin there; durable when it returns. One copy of the head is good all the time.
+    /// Says that a start can begin there; durable when it returns.
     pub(super) fn anchor(&self, image: Anchor) -> io::Result<()> {
-        let head = encode(&Head { image: Some(image), ..self.head });
-        self.file.write_at(&head, 0)?;
-        self.sync()?;
-        self.file.write_at(&head, COPY_AT)?;
+        self.write_head(&Head { image: Some(image), ..self.head })
+    }
+
+    /// Says that the frame that would come next stands in another segment; durable when it returns. What is
+    /// behind it in the file does not tell whether a frame is missing.
+    pub(super) fn end(&self, next: Frame) -> io::Result<()> {
+        if self.room_at(next.address) < frame::HEAD_BYTES as u64 {
+            return Ok(());
+        }
+        self.write_frame(next, &[])?;
         self.sync()
     }
 
-    fn write_head(&self) -> io::Result<()> {
-        let head = encode(&self.head);
-        self.file.write_at(&head, 0)?;
-        self.file.write_at(&head, COPY_AT)
+    fn write_head(&self, head: &Head) -> io::Result<()> {
+        head.write(&*self.file, Stage::Begun)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }
+}
+
+fn begins_with_zeros(file: &dyn DiskFile, length: u64) -> io::Result<bool> {
+    let start = read_start(file, length, HEAD_BYTES)?;
+    Ok(start.iter().all(|byte| *byte == 0))
+}
+
+fn begins_with_frame(file: &dyn DiskFile, length: u64, salt: u64) -> io::Result<bool> {
+    let head = read_start(file, length, frame::HEAD_BYTES as u64)?;
+    let Some((_, records)) = Frame::claimed(&head) else { return Ok(false) };
+    let bytes = read_start(file, length, (frame::HEAD_BYTES + records) as u64)?;
+    Ok(Frame::decode(salt, &bytes).is_some())
+}
+
+/// The first bytes behind the head, as many as there are.
+fn read_start(file: &dyn DiskFile, length: u64, bytes: u64) -> io::Result<Vec<u8>> {
+    let bytes = length.saturating_sub(HEAD_BYTES).min(bytes);
+    let mut start = vec![0; usize::try_from(bytes).unwrap_or(0)];
+    file.read_at(&mut start, HEAD_BYTES.min(length))?;
+    Ok(start)
 }
 
 /// Is asked before each piece, with where it begins, how far zeros may be written by now; may wait.
@@ -292,20 +306,14 @@ pub(super) const AT_ONCE: fn(u64) -> io::Result<u64> = |_| Ok(u64::MAX);
 /// Zeros, durable when it returns. Synced piece by piece: a whole segment at once would hold up the syncs of
 /// the journal behind it.
 fn fill_with_zeros(file: &dyn DiskFile, from: u64, end: u64, pace: &Pace<'_>) -> io::Result<()> {
-    let zeros = zeros(PIECE_MAX.min(end.saturating_sub(from)));
     let mut at = from;
     while at < end {
         let allowed = pace(at)?.saturating_sub(at).clamp(PIECE, PIECE_MAX).min(end - at);
-        let piece = usize::try_from(allowed).ok().and_then(|step| zeros.get(..step)).unwrap_or(&zeros);
-        file.write_at(piece, at)?;
+        file.write_zeros_at(usize::try_from(allowed).unwrap_or(ZEROS_MAX), at)?;
         file.sync()?;
-        at += piece.len() as u64;
+        at += allowed;
     }
     Ok(())
-}
-
-fn zeros(bytes: u64) -> Vec<u8> {
-    vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)]
 }
 
 /// Whether a file of this name was a segment and is none any more.
@@ -322,62 +330,56 @@ pub(super) fn name(number: u64) -> String {
     format!("{number:010}{SUFFIX}")
 }
 
-fn encode(head: &Head) -> [u8; HEAD] {
-    let image = head.image.unwrap_or(Anchor { address: 0, sequence: 0 });
-    let numbers =
-        [head.number, head.base, head.salt, head.identity, head.sequence, image.address, image.sequence];
-    let fields = MAGIC.into_iter().chain(VERSION.to_le_bytes());
-    let fields = fields.chain(numbers.into_iter().flat_map(u64::to_le_bytes));
-    let mut bytes = [0; HEAD];
-    bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
-    let (fields, crc) = bytes.split_at_mut(HEAD - 4);
-    crc.copy_from_slice(&crc32c(fields).to_le_bytes());
-    bytes
-}
-
-fn decode(bytes: &[u8; HEAD], number: u64) -> Option<Head> {
-    let (fields, crc) = bytes.split_at(HEAD - 4);
-    if !fields.starts_with(&MAGIC)
-        || fields.get(4..8)? != VERSION.to_le_bytes()
-        || crc32c(fields).to_le_bytes() != crc
-    {
-        return None;
-    }
-    let mut numbers = fields.get(8..)?.chunks_exact(8).map(|bytes| bytes.try_into().map(u64::from_le_bytes));
-    let mut next = || numbers.next()?.ok();
-    let head = Head {
-        number: next()?,
-        base: next()?,
-        salt: next()?,
-        identity: next()?,
-        sequence: next()?,
-        image: Some(Anchor { address: next()?, sequence: next()? }).filter(|image| image.sequence > 0),
-    };
-    (head.number == number).then_some(head)
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).expect("a CRC-32 has 32 bits")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+
     use super::*;
 
-    #[test]
-    fn a_head_names_its_own_file_only() {
-        let image = Some(Anchor { address: 1 << 32, sequence: 9 });
-        for image in [None, image] {
-            let head = Head { number: 3, base: 1 << 33, salt: 77, identity: 5, sequence: 12, image };
-            let bytes = encode(&head);
-            assert_eq!(decode(&bytes, 3), Some(head));
-            assert_eq!(decode(&bytes, 4), None);
-            for at in 0..HEAD {
-                let mut damaged = bytes;
-                damaged[at] ^= 1;
-                assert_eq!(decode(&damaged, 3), None, "byte {at} flipped");
-            }
+    /// Copies of the head that a power cut may break now.
+    #[derive(Default)]
+    struct Breakable(Mutex<BTreeSet<u64>>);
+
+    impl DiskFile for Breakable {
+        fn length(&self) -> io::Result<u64> {
+            Ok(4 * HEAD_BYTES)
         }
+
+        fn read_at(&self, buffer: &mut [u8], _: u64) -> io::Result<()> {
+            buffer.fill(0);
+            Ok(())
+        }
+
+        fn write_at(&self, _: &[u8], offset: u64) -> io::Result<()> {
+            let mut breakable = self.0.lock().expect("nobody panics with it");
+            breakable.extend((offset < HEAD_BYTES).then_some(offset));
+            assert!(breakable.len() < 2, "a power cut may leave no copy of the head");
+            Ok(())
+        }
+
+        fn allocate(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.0.lock().expect("nobody panics with it").clear();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_copy_of_the_head_is_good_all_the_time() {
+        let blank = Blank { file: Arc::<Breakable>::default(), number: 3, length: 4 * HEAD_BYTES, salt: 5 };
+        blank.write_head().expect("it takes all");
+        let (first, image) = (Anchor { address: 7, sequence: 2 }, Anchor { address: 9, sequence: 3 });
+        let segment = blank.activate(first, 1, None).expect("it takes all");
+        segment.anchor(image).expect("it takes all");
+        segment.write_again(first.address, image.address).expect("it takes all");
+    }
+
+    #[test]
+    fn names_tell_what_a_file_is() {
         assert_eq!(number(&name(3)), Some(3));
         assert_eq!(number("high-water"), None);
         assert!(is_released("0000000003.old") && number("0000000003.old").is_none());

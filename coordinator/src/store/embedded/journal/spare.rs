@@ -1,13 +1,13 @@
 //! The next segment, made while the current one fills.
 //!
 //! ```text
-//!   a segment was released ─► NNN.old ─┐ written over in place
-//!   there is none to reuse ────────────┴─► zeros, piece by piece ─► MMM.seg ─► its head ─► frames
+//!   a segment was released ─► NNN.old ───────┐
+//!   there is none ─► zeros, piece by piece ──┴─► MMM.seg, blank ─► its head ─► frames
 //! ```
 //!
-//! The zeros cost the disk as much as the frames do. So they are written in step with the journal: a segment
-//! at a time would hold up the syncs that callers wait for. A file that is reused keeps its place on the
-//! disk, so that nothing but the zeros has to be written, and there is room on a full disk.
+//! Zeros cost the disk as much as the frames do. So they are written in step with the journal: a segment at a
+//! time would hold up the syncs that callers wait for. A file that is reused is taken as it is. It keeps its
+//! place on the disk, too, so that there is room on a full one.
 
 use std::io;
 use std::sync::Arc;
@@ -15,11 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use super::JournalOptions;
-use super::segment::{self, AT_ONCE, Blank, PIECE, Segment};
+use super::segment::{self, AT_ONCE, Blank, Found, PIECE, Segment};
 use crate::store::embedded::disk::Disk;
 
-/// Released files that are kept for reuse: as many as one image lets go of. To fill them with zeros costs a
-/// tenth of what a new file does.
+/// Released files that are kept for reuse: as many as one image lets go of.
 const OLD_MAX: usize = 4;
 
 /// How much longer than the current segment the next one may be.
@@ -42,15 +41,19 @@ enum Next {
 }
 
 impl Spares {
-    /// Knows the files that were released before.
-    pub(super) fn open(disk: Arc<dyn Disk>, options: &JournalOptions) -> io::Result<Self> {
+    /// Knows the files that were released before, and the next segment if it was ready.
+    pub(super) fn open(disk: Arc<dyn Disk>, options: &JournalOptions, number: u64) -> io::Result<Self> {
+        let next = match Segment::find_if_there(&*disk, number)? {
+            Some(Found::Blank(blank)) => Next::Ready(blank),
+            Some(Found::Segment(_) | Found::Unfinished | Found::Headless) | None => Next::Missing,
+        };
         let mut old: Vec<String> =
             disk.list()?.into_iter().filter(|name| segment::is_released(name)).collect();
         for name in old.split_off(old.len().min(OLD_MAX)) {
             disk.remove(&name)?;
         }
         let JournalOptions { segment_bytes, spare_in_background, .. } = *options;
-        Ok(Self { disk, segment_bytes, in_background: spare_in_background, next: Next::Missing, old })
+        Ok(Self { disk, segment_bytes, in_background: spare_in_background, next, old })
     }
 
     /// The one that stands ready.
@@ -163,7 +166,7 @@ fn make(
     pace: &segment::Pace<'_>,
 ) -> io::Result<Blank> {
     match old {
-        Some(old) => Blank::reuse(disk, &old, number, length, salt, pace),
+        Some(old) => Blank::reuse(disk, &old, number, length, salt),
         None => Blank::make(disk, number, length, salt, pace),
     }
 }
