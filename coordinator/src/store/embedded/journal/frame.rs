@@ -12,7 +12,7 @@
 //!
 //! A frame without records has the place of the next one, and says that there is none in this segment.
 
-use crc_fast::{CrcAlgorithm, Digest};
+use crate::store::embedded::checksum::crc32c_of;
 
 pub(super) const HEAD_BYTES: usize = 32;
 const MAGIC: [u8; 4] = *b"HMQf";
@@ -70,11 +70,7 @@ impl Frame {
 }
 
 fn sum(salt: u64, fields: &[u8], records: &[u8]) -> u32 {
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(&salt.to_le_bytes());
-    digest.update(fields);
-    digest.update(records);
-    u32::try_from(digest.finalize()).expect("a CRC-32 has 32 bits")
+    crc32c_of(&[&salt.to_le_bytes(), fields, records])
 }
 
 #[cfg(test)]

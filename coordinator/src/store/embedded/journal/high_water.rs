@@ -12,8 +12,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crc_fast::{CrcAlgorithm, checksum};
-
+use crate::store::embedded::checksum::crc32c;
 use crate::store::embedded::disk::{Disk, DiskFile};
 
 pub(super) const NAME: &str = "high-water";
@@ -84,10 +83,6 @@ fn decode(slot: &[u8; SLOT_BYTES]) -> Option<Mark> {
     let number =
         |range: std::ops::Range<usize>| Some(u64::from_le_bytes(fields.get(range)?.try_into().ok()?));
     Some(Mark { sequence: number(0..8)?, address: number(8..16)? })
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).expect("a CRC-32 has 32 bits")
 }
 
 #[cfg(test)]

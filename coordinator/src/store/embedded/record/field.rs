@@ -4,10 +4,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, checksum};
 use halfmq_core::{Extent, Message, Release, TagFilter, Timestamp, TransactionId, Visibility};
 
 use super::{Malformed, Reader, Writer};
+use crate::store::embedded::checksum::crc32c;
 
 /// A value that is written and read back.
 pub(super) trait Field: Sized {
@@ -310,8 +310,4 @@ fn take_number(input: &mut Reader<'_>) -> Result<u64, Malformed> {
 fn take_u32(input: &mut Reader<'_>) -> Result<u32, Malformed> {
     let bytes = input.bytes(4)?.try_into().map_err(|_| Malformed("it ends too early"))?;
     Ok(u32::from_le_bytes(bytes))
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).expect("a CRC-32 has 32 bits")
 }

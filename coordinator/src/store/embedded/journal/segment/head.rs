@@ -12,8 +12,7 @@
 
 use std::io;
 
-use crc_fast::{CrcAlgorithm, checksum};
-
+use crate::store::embedded::checksum::crc32c;
 use crate::store::embedded::disk::DiskFile;
 
 const COPY_AT: u64 = 2_048;
@@ -114,10 +113,6 @@ fn decode(bytes: &[u8; HEAD], number: u64) -> Option<(Stage, Head)> {
         image: Some(Anchor { address: next()?, sequence: next()? }).filter(|image| image.sequence > 0),
     };
     (head.number == number).then_some((stage, head))
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).expect("a CRC-32 has 32 bits")
 }
 
 #[cfg(test)]
