@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+use crate::api::deadline::Deadlines;
 use crate::listener::Connection;
 use crate::wakes;
 
@@ -35,7 +36,7 @@ pub async fn serve(
     routes: Routes,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let routes = routes.prepare();
+    let routes = Deadlines(routes.prepare());
     let mut open = JoinSet::new();
     let until = stopping.clone();
     loop {
@@ -53,16 +54,16 @@ pub async fn serve(
     while open.join_next().await.is_some() {}
 }
 
-async fn serve_one(connection: Connection, routes: Routes, mut stopping: watch::Receiver<bool>) {
-    let begun = Begun::default();
-    let connection = http2::Builder::new(begun.clone())
+async fn serve_one(connection: Connection, routes: Deadlines, mut stopping: watch::Receiver<bool>) {
+    let calls = Calls::default();
+    let connection = http2::Builder::new(calls.begun.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         // As many as the peer likes: behind a proxy, long polls wait by the thousand on one connection.
         .max_concurrent_streams(None)
         .serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes));
-    let mut served = Served { connection, begun, calls: FuturesUnordered::new(), waker: None };
+    let mut served = Served { connection, calls, waker: None };
     let ended = tokio::select! {
         biased;
         ended = &mut served => ended,
@@ -79,6 +80,13 @@ async fn serve_one(connection: Connection, routes: Routes, mut stopping: watch::
 async fn until_stopping(stopping: &mut watch::Receiver<bool>) {
     // Whoever could say so being gone means the same.
     drop(stopping.wait_for(|stopping| *stopping).await);
+}
+
+/// The calls of a connection.
+#[derive(Default)]
+struct Calls {
+    begun: Begun,
+    running: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
 /// Calls that the connection has begun and nobody has taken over yet.
@@ -99,11 +107,33 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
     }
 }
 
+impl Calls {
+    /// Has calls answered, so many at the most; returns how many were.
+    fn answer(&mut self, max: usize, context: &mut Context<'_>) -> usize {
+        let mut answered = || matches!(self.running.poll_next_unpin(context), Poll::Ready(Some(())));
+        (0..max).take_while(|_| answered()).count()
+    }
+
+    /// Takes over what has begun; returns whether there was anything.
+    fn take_over(&mut self) -> bool {
+        let begun = self.begun.take();
+        let any = !begun.is_empty();
+        self.running.extend(begun);
+        any
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        // Each call holds what begins others, and so itself.
+        drop(self.begun.take());
+    }
+}
+
 /// A connection and its calls.
 struct Served {
-    connection: http2::Connection<TokioIo<Connection>, TowerToHyperService<Routes>, Begun>,
-    begun: Begun,
-    calls: FuturesUnordered<BoxFuture<'static, ()>>,
+    connection: http2::Connection<TokioIo<Connection>, TowerToHyperService<Deadlines>, Begun>,
+    calls: Calls,
     /// The task's waker as it was last, and the one that is woken instead.
     waker: Option<(Waker, Waker)>,
 }
@@ -122,17 +152,13 @@ impl Served {
     /// Calls first: what they answer leaves in the same turn. What the connection then brings is begun.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         loop {
-            let answered = (0..ANSWERS_AT_ONCE)
-                .take_while(|_| matches!(self.calls.poll_next_unpin(context), Poll::Ready(Some(()))))
-                .count();
+            let answered = self.calls.answer(ANSWERS_AT_ONCE, context);
             if let Poll::Ready(ended) = self.connection.poll_unpin(context) {
                 return Poll::Ready(ended);
             }
-            let begun = self.begun.take();
-            if begun.is_empty() && answered < ANSWERS_AT_ONCE {
+            if !self.calls.take_over() && answered < ANSWERS_AT_ONCE {
                 return Poll::Pending;
             }
-            self.calls.extend(begun);
         }
     }
 
@@ -153,6 +179,7 @@ mod tests {
     use std::convert::Infallible;
     use std::net::SocketAddr;
 
+    use hyper_util::rt::TokioExecutor;
     use tokio::sync::Semaphore;
     use tokio::task::JoinHandle;
     use tonic::body::Body;
@@ -168,17 +195,17 @@ mod tests {
 
     /// Does what the path of a call says.
     #[derive(Clone)]
-    struct Calls {
+    struct Doing {
         /// Somebody has come this far.
         waiting: mpsc::UnboundedSender<()>,
         gate: Arc<Semaphore>,
     }
 
-    impl NamedService for Calls {
+    impl NamedService for Doing {
         const NAME: &'static str = "story.Calls";
     }
 
-    impl Service<http::Request<Body>> for Calls {
+    impl Service<http::Request<Body>> for Doing {
         type Response = http::Response<Body>;
         type Error = Infallible;
         type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
@@ -223,7 +250,7 @@ mod tests {
             let (saying, waiting) = mpsc::unbounded_channel();
             let gate = Arc::new(Semaphore::new(0));
             let (stop, stopping) = watch::channel(false);
-            let calls = Calls { waiting: saying, gate: Arc::clone(&gate) };
+            let calls = Doing { waiting: saying, gate: Arc::clone(&gate) };
             let served = tokio::spawn(serve(incoming, Routes::new(calls), stopping));
             let channel = Self::connect(address).await.expect("it is served");
             Self { address, channel, waiting, gate, stop, served }
@@ -234,13 +261,16 @@ mod tests {
         }
 
         fn call(&self, what: &str) -> JoinHandle<Answer> {
-            let request = http::Request::post(format!("http://{}/story.Calls/{what}", self.address));
-            let request = request.body(Body::empty()).expect("a request");
+            let request = self.request(what).body(Body::empty()).expect("a request");
             let mut channel = self.channel.clone();
             tokio::spawn(async move {
                 std::future::poll_fn(|context| channel.poll_ready(context)).await?;
                 Ok(channel.call(request).await?.status())
             })
+        }
+
+        fn request(&self, what: &str) -> http::request::Builder {
+            http::Request::post(format!("http://{}/story.Calls/{what}", self.address))
         }
 
         /// So many calls of one connection wait for the gate.
@@ -283,6 +313,37 @@ mod tests {
         assert!(panicked.is_err(), "there is no answer: {panicked:?}");
         story.gate.close();
         all_are_fine(waiting).await;
+    }
+
+    #[tokio::test]
+    async fn a_call_ends_when_the_time_of_its_caller_is_up() {
+        let mut story = Story::begin().await;
+        // A client that does not look at the time itself.
+        let stream = tokio::net::TcpStream::connect(story.address).await.expect("it is served");
+        let client = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (mut client, connection) = client.await.expect("it is served");
+        tokio::spawn(connection);
+        let late = story.request("wait").header("grpc-timeout", "1m").body(Body::empty()).expect("a request");
+        let answer = within(client.send_request(late)).await.expect("an answer");
+        within(story.waiting.recv()).await.expect("it had begun");
+        let status = tonic::Status::from_header_map(answer.headers()).expect("a status");
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        all_are_fine(vec![story.call("go")]).await;
+    }
+
+    /// hyper gives each call what begins others, so a call that nobody has taken over holds itself.
+    #[test]
+    fn calls_that_were_just_begun_end_with_their_connection() {
+        let calls = Calls::default();
+        let begun = calls.begun.clone();
+        let left = Arc::downgrade(&begun.0);
+        let holds_itself = begun.clone();
+        begun.execute(async move {
+            std::future::pending::<()>().await;
+            drop(holds_itself);
+        });
+        drop((calls, begun));
+        assert_eq!(left.strong_count(), 0);
     }
 
     #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use halfmq_coordinator::store::embedded::OpenError;
 use halfmq_coordinator::store::embedded::disk::Disk;
 use halfmq_coordinator::store::embedded::journal::repair;
+use halfmq_coordinator::store::embedded::{Damage, OpenError};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -119,6 +119,29 @@ fn one_broken_head_is_fine_two_are_not() {
         bytes[2_048 + 9] ^= 1;
     });
     refused(&world, "both heads broken");
+}
+
+#[test]
+fn journal_of_another_version_is_left_alone() {
+    let (disk, world) = grown(14);
+    disk.tamper("0000000002.seg", |bytes| {
+        for copy in [0, 2_048] {
+            bytes[copy + 4] = 2;
+            let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[copy..copy + 64]);
+            bytes[copy + 64..copy + 68].copy_from_slice(&sum.to_le_bytes()[..4]);
+        }
+    });
+    let refused = |what: OpenError| {
+        assert!(matches!(what, OpenError::Unreadable(_)), "{what}");
+        assert!(what.to_string().contains("0000000002.seg has format 2"), "{what}");
+    };
+    refused(world.open().map(drop).expect_err("it cannot be read"));
+    let before = disk.files();
+    let files: Arc<dyn Disk> = Arc::new(disk.clone());
+    refused(repair::inspect(&files).expect_err("it cannot be read"));
+    let damage = Damage { file: "0000000001.seg".into(), offset: 0, sequence: 1, what: "a guess".into() };
+    refused(repair::cut(&files, &damage).expect_err("it cannot be read"));
+    assert_eq!(disk.files(), before, "nothing is taken away");
 }
 
 #[test]

@@ -135,6 +135,30 @@ fn power_cut_while_a_file_is_reused_is_no_damage() {
     }
 }
 
+/// The process dies before the new name of a file is durable. The next one finds the file, and uses it: its
+/// frames must not be lost with that name.
+#[test]
+fn power_cut_after_a_kill_while_a_file_is_reused_loses_nothing() {
+    let (disk, mut world, mut engine) = with_released(0);
+    let before = disk.operations();
+    while has_released(&disk) {
+        world.prepare(&mut engine).expect("the disk is fine");
+    }
+    let reused_after = disk.operations() - before;
+    for seed in 0..480 {
+        let (disk, mut world, mut engine) = with_released(seed);
+        disk.cut_after(reused_after - 2 + seed % 4);
+        while world.prepare(&mut engine).is_ok() {}
+        disk.process_restarts();
+        let (mut engine, _) = world.open().expect("all is there");
+        disk.cut_after(seed / 4 * 2);
+        while world.prepare(&mut engine).is_ok() {}
+        disk.power_on();
+        let (mut engine, _) = world.open().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        world.settle(&mut engine).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
 /// A store that has just let go of a segment.
 fn with_released(seed: u64) -> (SimDisk, World, Engine) {
     let (disk, world) = world(seed);

@@ -102,9 +102,8 @@ impl SimDisk {
 
     /// What is in it now.
     pub(crate) fn content(&self, name: &str) -> Vec<u8> {
-        let mut content = Vec::new();
-        self.tamper(name, |bytes| content.clone_from(bytes));
-        content
+        let content = Arc::clone(self.state().files.get(name).expect("the file exists"));
+        lock(&content).now.clone()
     }
 
     /// Whether a segment's file was never used under this name: blank, or being made.

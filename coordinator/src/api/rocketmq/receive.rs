@@ -13,11 +13,11 @@ use tonic::Request;
 use tonic::metadata::MetadataMap;
 use v2::Code;
 
-use super::caller::patience;
 use super::clients::Client;
 use super::hand_over::{HandOver, give_back};
 use super::status::Refusal;
 use super::{Door, from_wire};
+use crate::api::deadline::patience;
 use crate::clock::Clock;
 use crate::service::{Leased, Refused, Service};
 use crate::telemetry;
@@ -80,7 +80,8 @@ fn wait(headers: &MetadataMap, request: &v2::ReceiveMessageRequest) -> Result<Du
     let asked = request
         .long_polling_timeout
         .map(|asked| from_wire::span("long polling timeout", Code::IllegalPollingTime, asked));
-    let left = patience(headers).map_or(limits::WAIT_MAX, |patience| patience.saturating_sub(MARGIN));
+    let left =
+        patience(headers.as_ref()).map_or(limits::WAIT_MAX, |patience| patience.saturating_sub(MARGIN));
     Ok(asked.transpose()?.unwrap_or(POLL).min(left).min(limits::WAIT_MAX))
 }
 

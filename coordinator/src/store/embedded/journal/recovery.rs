@@ -202,6 +202,7 @@ pub(super) fn find(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>, OpenError> {
     for number in numbers {
         match Segment::find(disk, number)? {
             Found::Blank(_) | Found::Unfinished => {}
+            Found::Foreign(version) => return Err(foreign(number, version)),
             Found::Headless => {
                 let what = "the head of the segment is broken".to_owned();
                 return Err(damaged(&segment::name(number), 0, 0, what));
@@ -351,6 +352,12 @@ impl<'a, 'b> Scan<'a, 'b> {
         let offset = self.tail.checked_sub(segment.base()).map_or(0, |_| segment.offset(self.tail));
         damaged(&segment.name(), offset, self.sequence, what)
     }
+}
+
+/// Neither damaged nor readable: it is left alone.
+pub(super) fn foreign(number: u64, version: u32) -> OpenError {
+    let name = segment::name(number);
+    OpenError::Unreadable(format!("{name} has format {version}, which another version of HalfMQ writes"))
 }
 
 fn damaged(file: &str, offset: u64, sequence: u64, what: String) -> OpenError {

@@ -75,16 +75,24 @@ pub fn cut(disk: &Arc<dyn Disk>, damage: &Damage) -> Result<(), OpenError> {
     let first = segment::number(&damage.file).unwrap_or(0);
     let mut numbers: Vec<u64> = disk.list()?.iter().filter_map(|name| segment::number(name)).collect();
     numbers.retain(|number| *number >= first);
-    // From the end, so that a second attempt finds the same damage.
     numbers.sort_unstable();
-    for number in numbers.into_iter().rev() {
-        match Segment::find(&**disk, number)? {
-            Found::Segment(segment) if number == first && damage.offset > 0 => {
-                segment.clear(damage.offset, u64::MAX)?
-            }
-            Found::Segment(_) | Found::Blank(_) | Found::Unfinished | Found::Headless => {
-                disk.remove(&segment::name(number))?
-            }
+    let mut found = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        let file = Segment::find(&**disk, number)?;
+        if let Found::Foreign(version) = file {
+            return Err(recovery::foreign(number, version));
+        }
+        found.push((number, file));
+    }
+    // From the end, so that a second attempt finds the same damage.
+    for (number, file) in found.into_iter().rev() {
+        if let Found::Segment(segment) = file
+            && number == first
+            && damage.offset > 0
+        {
+            segment.clear(damage.offset, u64::MAX)?;
+        } else {
+            disk.remove(&segment::name(number))?;
         }
     }
     if disk.list()?.iter().any(|name| name == super::high_water::NAME) {

@@ -77,8 +77,11 @@ impl Blank {
         disk.sync_directory()?;
         let file = disk.open(released)?;
         let mut blank = Self { length: file.length()?, file, number, salt };
-        blank.write_head()?;
-        blank.grow(length)?;
+        if let Err(error) = blank.write_head().and_then(|()| blank.grow(length)) {
+            // Nobody knows it any more, and it takes the room that decisions need.
+            disk.remove(released)?;
+            return Err(error);
+        }
         // Under its new name it is a segment with a broken head, unless it says that it is none yet.
         disk.rename(released, &name(number))?;
         disk.sync_directory()?;
@@ -128,6 +131,8 @@ pub(super) enum Found {
     Unfinished,
     /// Its heads are broken although there are frames in it.
     Headless,
+    /// It has the format of another version.
+    Foreign(u32),
 }
 
 impl Segment {
@@ -147,9 +152,12 @@ impl Segment {
                 Found::Headless
             }
             Some((Stage::Blank, Head { salt, .. })) => Found::Blank(Blank { file, number, length, salt }),
-            // Frames come only after a durable head: where there are none, a crash cut the making short.
-            None if begins_with_zeros(&*file, length)? => Found::Unfinished,
-            None => Found::Headless,
+            None => match head::other_version(&*file, length) {
+                Some(version) => Found::Foreign(version),
+                // Frames come only after a durable head: where there are none, a crash cut the making short.
+                None if begins_with_zeros(&*file, length)? => Found::Unfinished,
+                None => Found::Headless,
+            },
         })
     }
 

@@ -44,8 +44,12 @@ impl Spares {
     /// Knows the files that were released before, and the next segment if it was ready.
     pub(super) fn open(disk: Arc<dyn Disk>, options: &JournalOptions, number: u64) -> io::Result<Self> {
         let next = match Segment::find_if_there(&*disk, number)? {
-            Some(Found::Blank(blank)) => Next::Ready(blank),
-            Some(Found::Segment(_) | Found::Unfinished | Found::Headless) | None => Next::Missing,
+            Some(Found::Blank(blank)) => {
+                // Whoever gave it its name may have died before that was durable.
+                disk.sync_directory()?;
+                Next::Ready(blank)
+            }
+            Some(_) | None => Next::Missing,
         };
         let mut old: Vec<String> =
             disk.list()?.into_iter().filter(|name| segment::is_released(name)).collect();

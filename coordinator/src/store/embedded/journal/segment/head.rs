@@ -59,12 +59,26 @@ impl Head {
 
 /// The head of a file with this many bytes and this number; `None` if both copies are broken.
 pub(super) fn read(file: &dyn DiskFile, length: u64, number: u64) -> Option<(Stage, Head)> {
-    let copy = |at: u64| {
-        let mut head = [0; HEAD];
-        let read = length >= super::HEAD_BYTES && file.read_at(&mut head, at).is_ok();
-        read.then(|| decode(&head, number)).flatten()
-    };
-    [0, COPY_AT].into_iter().filter_map(copy).max_by_key(|(stage, head)| (*stage, head.image))
+    let heads = copies(file, length).filter_map(|copy| decode(&copy, number));
+    heads.max_by_key(|(stage, head)| (*stage, head.image))
+}
+
+/// The version of a head that is whole and that this one cannot read.
+pub(super) fn other_version(file: &dyn DiskFile, length: u64) -> Option<u32> {
+    let mut versions = copies(file, length).filter_map(|copy| {
+        let (fields, crc) = copy.split_at(HEAD - 4);
+        let whole = fields.starts_with(&MAGIC) && crc32c(fields).to_le_bytes() == crc;
+        whole.then(|| fields.get(4..8)?.try_into().ok().map(u32::from_le_bytes)).flatten()
+    });
+    versions.find(|version| *version != VERSION)
+}
+
+fn copies(file: &dyn DiskFile, length: u64) -> impl Iterator<Item = [u8; HEAD]> {
+    [0, COPY_AT].into_iter().filter_map(move |at| {
+        let mut copy = [0; HEAD];
+        let read = length >= super::HEAD_BYTES && file.read_at(&mut copy, at).is_ok();
+        read.then_some(copy)
+    })
 }
 
 /// What a head says of its file.
