@@ -106,32 +106,18 @@ fn consumed_messages_leave_the_disk() {
 /// taken for what it was, nor for one with a broken head.
 #[test]
 fn power_cut_while_a_file_is_reused_is_no_damage() {
-    let (disk, mut world, mut engine) = with_released(0);
-    let before = disk.operations();
-    while has_released(&disk) {
-        world.prepare(&mut engine).expect("the disk is fine");
-    }
-    let reused_after = disk.operations() - before;
-    let (name, _) = disk.files().pop().expect("the one that is used again is the last");
-    while disk.is_spare(&name) {
-        world.prepare(&mut engine).expect("the disk is fine");
-    }
-    let begun_after = disk.operations() - before;
-    let from = reused_after.saturating_sub(12);
-    let to = from.max(begun_after) + 12;
+    let (named, begun) = operations_of_a_reuse();
     for seed in 0..960 {
         let (disk, mut world, mut engine) = with_released(seed);
-        // All there is to it, and not what lies between.
-        let at = match from + seed % 48 {
-            at if at < reused_after + 12 => at,
-            at => to - (at - reused_after - 12).min(24),
-        };
+        // Around both steps, and not what lies between.
+        let step = if seed % 2 == 0 { named } else { begun };
+        let at = step.saturating_sub(12) + seed / 2 % 24;
         disk.cut_after(at);
         while world.prepare(&mut engine).is_ok() {}
         assert!(disk.is_off(), "a step failed although the power was on");
         disk.power_on();
         let opened = world.open().map(drop);
-        assert!(opened.is_ok(), "seed {seed}, cut after {at} ({reused_after}, {begun_after}): {opened:?}");
+        assert!(opened.is_ok(), "seed {seed}, cut after {at} ({named}, {begun}): {opened:?}");
     }
 }
 
@@ -139,15 +125,10 @@ fn power_cut_while_a_file_is_reused_is_no_damage() {
 /// frames must not be lost with that name.
 #[test]
 fn power_cut_after_a_kill_while_a_file_is_reused_loses_nothing() {
-    let (disk, mut world, mut engine) = with_released(0);
-    let before = disk.operations();
-    while has_released(&disk) {
-        world.prepare(&mut engine).expect("the disk is fine");
-    }
-    let reused_after = disk.operations() - before;
+    let (named, _) = operations_of_a_reuse();
     for seed in 0..480 {
         let (disk, mut world, mut engine) = with_released(seed);
-        disk.cut_after(reused_after - 2 + seed % 4);
+        disk.cut_after(named - 2 + seed % 4);
         while world.prepare(&mut engine).is_ok() {}
         disk.process_restarts();
         let (mut engine, _) = world.open().expect("all is there");
@@ -157,6 +138,23 @@ fn power_cut_after_a_kill_while_a_file_is_reused_loses_nothing() {
         let (mut engine, _) = world.open().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         world.settle(&mut engine).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
+}
+
+/// Operations of the disk until a released file has its new name, and until it is a segment again.
+fn operations_of_a_reuse() -> (u64, u64) {
+    let (disk, mut world, mut engine) = with_released(0);
+    let before = disk.operations();
+    while has_released(&disk) {
+        world.prepare(&mut engine).expect("the disk is fine");
+    }
+    let named = disk.operations() - before;
+    let (name, _) =
+        disk.files().into_iter().rfind(|(name, _)| name.ends_with(".seg")).expect("it is the last one");
+    assert!(disk.is_spare(&name), "{name} is the one that is used again");
+    while disk.is_spare(&name) {
+        world.prepare(&mut engine).expect("the disk is fine");
+    }
+    (named, disk.operations() - before)
 }
 
 /// A store that has just let go of a segment.

@@ -2,15 +2,13 @@
 
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
-use crate::store::embedded::disk::{Directory, Disk};
+use crate::store::embedded::disk::{Directory, Disk, ZEROS_MAX, zeros};
 use crate::store::embedded::journal::{Beginning, Journal, JournalOptions, Reader, Segments};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of zeros written at once.
-const ZEROS: usize = 1024 * 1024;
 /// Bytes of a frame besides its records.
 const FRAME_HEAD: usize = 32;
 
@@ -52,9 +50,9 @@ pub(super) fn write(folder: &Path, groups: &[usize]) -> Result<Duration, Failure
 fn write_on(disk: &Directory, name: &str, groups: &[usize]) -> io::Result<Duration> {
     let file = disk.open(name)?;
     let bytes: usize = groups.iter().sum();
-    let zeros = vec![0; ZEROS];
-    for at in (0..bytes).step_by(ZEROS) {
-        file.write_at(&zeros, at as u64)?;
+    for at in (0..bytes).step_by(ZEROS_MAX) {
+        // Through the memory of the system: the log writes into pages that are there, which is its best.
+        file.write_at(zeros(ZEROS_MAX), at as u64)?;
     }
     file.sync()?;
     disk.sync_directory()?;
