@@ -5,7 +5,7 @@
 //! what came in meanwhile to the store.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use tonic::service::Routes;
 
 use crate::api::deadline::Deadlines;
 use crate::listener::Connection;
+use crate::service::until;
 use crate::wakes;
 
 /// A peer that says nothing for so long is asked whether it lives, and may take as long to answer.
@@ -34,27 +35,27 @@ const ANSWERS_AT_ONCE: usize = 16;
 pub async fn serve(
     mut incoming: mpsc::Receiver<Connection>,
     routes: Routes,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let routes = Deadlines(routes.prepare());
     let mut open = JoinSet::new();
-    let until = stopping.clone();
+    let mut stop = pin!(until(stopping.clone()));
     loop {
         tokio::select! {
             connection = incoming.recv() => match connection {
-                Some(connection) => drop(open.spawn(serve_one(connection, routes.clone(), until.clone()))),
+                Some(connection) => drop(open.spawn(serve_one(connection, routes.clone(), stopping.clone()))),
                 None => break,
             },
             // Forgets those that have ended.
             Some(_) = open.join_next() => {}
-            () = until_stopping(&mut stopping) => break,
+            () = &mut stop => break,
         }
     }
     drop(incoming);
     while open.join_next().await.is_some() {}
 }
 
-async fn serve_one(connection: Connection, routes: Deadlines, mut stopping: watch::Receiver<bool>) {
+async fn serve_one(connection: Connection, routes: Deadlines, stopping: watch::Receiver<bool>) {
     let calls = Calls::default();
     let connection = http2::Builder::new(calls.begun.clone())
         .timer(TokioTimer::new())
@@ -67,7 +68,7 @@ async fn serve_one(connection: Connection, routes: Deadlines, mut stopping: watc
     let ended = tokio::select! {
         biased;
         ended = &mut served => ended,
-        () = until_stopping(&mut stopping) => {
+        () = until(stopping) => {
             Pin::new(&mut served.connection).graceful_shutdown();
             served.await
         }
@@ -75,11 +76,6 @@ async fn serve_one(connection: Connection, routes: Deadlines, mut stopping: watc
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
-}
-
-async fn until_stopping(stopping: &mut watch::Receiver<bool>) {
-    // Whoever could say so being gone means the same.
-    drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
 /// The calls of a connection.

@@ -19,7 +19,7 @@ use crate::connections;
 use crate::listener::{self, TlsError};
 #[cfg(feature = "resolver")]
 use crate::resolver::{self, Resolver};
-use crate::service::{Arrivals, Service, ServiceSettings};
+use crate::service::{self, Arrivals, Service, ServiceSettings};
 use crate::store::embedded::{self, Embedded, EngineOptions, JournalOptions, Progress};
 use crate::store::{Store, Unavailable};
 use crate::telemetry;
@@ -113,10 +113,7 @@ pub async fn run(
     );
     let service = Arc::new(service);
 
-    let until_stopped = || {
-        let mut stopped = stopped.clone();
-        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
-    };
+    let until_stopped = || service::until(stopped.clone());
     let health = Arc::clone(&store);
     let health = Arc::new(move || {
         health.health().map_or_else(|error| Readiness::NotReady(error.to_string()), |()| Readiness::Ready)

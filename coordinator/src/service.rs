@@ -77,9 +77,7 @@ impl Service {
 
     /// Resolves when the coordinator stops.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut stopping = self.stopping.clone();
-        // Whoever could still say so being gone means the same.
-        async move { drop(stopping.wait_for(|stopping| *stopping).await) }
+        until(self.stopping.clone())
     }
 
     /// Whether the coordinator stops.
@@ -292,6 +290,11 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Resolves when this has become true. Whoever could still say so being gone means the same.
+pub(crate) async fn until(mut said: watch::Receiver<bool>) {
+    drop(said.wait_for(|said| *said).await);
 }
 
 /// The answer to a call with one item.
