@@ -42,6 +42,10 @@ pub(super) struct Bench {
     /// How many transactions of one message each
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
     transactions: u64,
+    /// How many of the same before those that are measured [default: 0; for the engine alone until it uses files
+    /// again]
+    #[arg(long, value_name = "N")]
+    warm_up: Option<u64>,
     /// How many are between prepare and the answer to commit at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
@@ -60,7 +64,7 @@ pub(super) struct Bench {
     /// Prepare without request ids: what is sent twice then counts twice
     #[arg(long)]
     no_request_ids: bool,
-    /// Messages in one receive call, at most; streams have credit for as many as the window allows
+    /// Messages in one unary receive call, at most; streams have credit for as many as the window allows
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
     batch: u32,
     /// Start so many each second, whether or not the earlier ones have ended
@@ -125,6 +129,11 @@ impl Bench {
     fn load(&self) -> Load {
         Load {
             transactions: self.transactions,
+            warm_up: self.warm_up.unwrap_or(if self.engine_only {
+                engine::until_reuse(&self.size)
+            } else {
+                0
+            }),
             in_flight: self.in_flight,
             body_bytes: self.size.clone(),
             producers: self.producers,
@@ -143,10 +152,11 @@ impl Bench {
     async fn own_server(&self, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
         let server = OwnServer::start(Home::new(self.data.clone())?)?;
         let driver = self.driver(server.url());
+        load::warm_up(load, &driver, progress).await?;
         let before = Reading::take(Some(server.pid()), Some(server.http())).await;
         let outcome = load::run(load, &driver, progress).await?;
         let after = Reading::take(Some(server.pid()), Some(server.http())).await;
-        let first_commit = outcome.first_committed;
+        let first_commit = outcome.first_committed.filter(|_| load.warm_up == 0);
         let mut report = Report::new(driver.name(), load.clone(), outcome, &before, &after);
         report.first_commit_after = first_commit.map(|at| at.saturating_duration_since(server.launched()));
         report.ready_after = Some(server.ready_after());
@@ -156,6 +166,7 @@ impl Bench {
 
     async fn given_server(&self, url: &str, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
         let driver = self.driver(url.to_owned());
+        load::warm_up(load, &driver, progress).await?;
         let before = Reading::take(None, self.metrics).await;
         let outcome = load::run(load, &driver, progress).await?;
         let after = Reading::take(None, self.metrics).await;

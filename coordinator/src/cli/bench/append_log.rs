@@ -3,43 +3,20 @@
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
 use crate::store::embedded::disk::{Directory, Disk, ZEROS_MAX, zeros};
-use crate::store::embedded::journal::{Beginning, Journal, JournalOptions, Reader, Segments};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of a frame besides its records.
-const FRAME_HEAD: usize = 32;
-
-/// Bytes of each group that the journal of this store has written, in their order.
-pub(super) fn groups(store: &Path) -> Result<Vec<usize>, Failure> {
-    let mut groups = Groups(Vec::new());
-    let disk = Directory::new(store.join("journal")).map_err(failed)?;
-    Journal::open(Arc::new(disk), JournalOptions::default(), 0, &mut groups).map_err(failed)?;
-    Ok(groups.0)
+/// So many groups, and their bytes altogether.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Groups {
+    pub(super) count: u64,
+    pub(super) bytes: u64,
 }
 
-/// Sizes of all groups that are there.
-struct Groups(Vec<usize>);
-
-impl Reader for Groups {
-    fn begin(&mut self, _: &Segments, _: &Beginning) -> bool {
-        true
-    }
-
-    fn older(&mut self, records: &[u8], address: u64, sequence: u64) -> Result<(), String> {
-        self.replay(records, address, sequence)
-    }
-
-    fn replay(&mut self, records: &[u8], _: u64, _: u64) -> Result<(), String> {
-        self.0.push(FRAME_HEAD + records.len());
-        Ok(())
-    }
-}
-
-/// Writes and syncs groups of this size in a file filled with zeros before; how long that took.
-pub(super) fn write(folder: &Path, groups: &[usize]) -> Result<Duration, Failure> {
+/// Writes and syncs them in a file filled with zeros before; how long that took. All are of one size: what a
+/// write and a sync take grows evenly with it, so that the sum is the same.
+pub(super) fn write(folder: &Path, groups: Groups) -> Result<Duration, Failure> {
     const NAME: &str = "bare-log";
     let disk = Directory::new(folder.join("bare")).map_err(failed)?;
     let took = write_on(&disk, NAME, groups).map_err(failed);
@@ -47,22 +24,21 @@ pub(super) fn write(folder: &Path, groups: &[usize]) -> Result<Duration, Failure
     took
 }
 
-fn write_on(disk: &Directory, name: &str, groups: &[usize]) -> io::Result<Duration> {
+fn write_on(disk: &Directory, name: &str, groups: Groups) -> io::Result<Duration> {
     let file = disk.open(name)?;
-    let bytes: usize = groups.iter().sum();
-    for at in (0..bytes).step_by(ZEROS_MAX) {
+    let group = vec![b'x'; usize::try_from(groups.bytes.div_ceil(groups.count.max(1))).unwrap_or(0)];
+    let mut at = 0;
+    while at < groups.count * group.len() as u64 {
         // Through the memory of the system: the log writes into pages that are there, which is its best.
-        file.write_at(zeros(ZEROS_MAX), at as u64)?;
+        file.write_at(zeros(ZEROS_MAX), at)?;
+        at += ZEROS_MAX as u64;
     }
     file.sync()?;
     disk.sync_directory()?;
-    let content = vec![b'x'; groups.iter().copied().max().unwrap_or(0)];
     let began = Clock::stopwatch();
-    let mut at = 0;
-    for group in groups {
-        file.write_at(content.get(..*group).unwrap_or(&content), at)?;
+    for number in 0..groups.count {
+        file.write_at(&group, number * group.len() as u64)?;
         file.sync()?;
-        at += *group as u64;
     }
     Ok(began.elapsed())
 }

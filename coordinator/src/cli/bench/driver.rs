@@ -91,7 +91,7 @@ impl Driver {
             Self::Streams(endpoint) | Self::Unary(endpoint) => {
                 Consumer::Unary { calls: endpoint.queues().await?, topic: topic.into(), batch }
             }
-            Self::Engine(engine) => Consumer::Engine(EngineDoor::new(engine, topic, batch)?),
+            Self::Engine(engine) => Consumer::Engine(EngineDoor::new(engine, topic)?),
         })
     }
 }

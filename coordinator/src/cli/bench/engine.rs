@@ -1,12 +1,13 @@
 //! The embedded store by itself, through its port, beside a bare append log of the same bytes.
 
+use super::Reading;
+use super::append_log::{self, Groups};
 use super::driver::{CONSUMER_GROUP, Driver, PRODUCER_GROUP, Received, Wait};
 use super::home::Home;
 use super::load::{self, Load, Run};
 use super::metrics::Journal;
 use super::process::Usage;
 use super::report::{Bare, Report};
-use super::{Reading, append_log};
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
 use crate::store::embedded::{Embedded, EngineOptions};
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use halfmq_core::{
     CheckPolicy, ConsumerGroup, Decide, DecidedBy, Decision, Message, Prepare, ProducerGroup, Receive,
-    Rejection, Send, Start, TagFilter, TopicName, TransactionId, Visibility,
+    Rejection, Send, Start, TagFilter, TopicName, TransactionId, Visibility, limits,
 };
 use indicatif::ProgressBar;
 use std::pin::Pin;
@@ -26,6 +27,13 @@ use tokio::sync::Notify;
 
 /// As many as a server makes by default.
 const QUEUES: u32 = 4;
+
+/// Transactions of one batch: were they all in one, they would wait for each other at every step.
+const BATCH_MAX: usize = 16;
+/// Bytes that the journal keeps of a transaction besides its body, about.
+const RECORDS: u64 = 180;
+/// Bytes of a frame besides its records.
+const FRAME_HEAD: u64 = 32;
 
 /// The store, and what a consumer without a message waits for.
 pub(super) struct InProcess {
@@ -40,7 +48,6 @@ pub(super) struct EngineDoor {
     topic: TopicName,
     producers: ProducerGroup,
     consumers: ConsumerGroup,
-    batch: u32,
 }
 
 /// A batch on its way through the store.
@@ -51,25 +58,48 @@ enum Step {
     Committed(usize),
 }
 
+/// Nothing is kept that is not needed, so that files are used again after some seconds: the bare log does not have
+/// to fill them with zeros either.
+fn options() -> EngineOptions {
+    EngineOptions { retention: Duration::ZERO, retention_bytes: 0, ..EngineOptions::default() }
+}
+
+/// Transactions with such bodies until a new store uses its files again: the first image lets go of them.
+pub(super) fn until_reuse(body_bytes: &[u32]) -> u64 {
+    let EngineOptions { image_every, journal, .. } = options();
+    let bodies: u64 = body_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
+    let each = bodies / (body_bytes.len() as u64).max(1) + RECORDS;
+    (image_every + 3 * journal.segment_bytes) / each
+}
+
 /// Runs the load on a store of its own, then the same groups through a bare log.
 pub(super) async fn measure(home: Home, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
     let metrics = telemetry::metrics().map_err(|error| Failure::Bench(error.to_string()))?;
-    let (store, _) = Embedded::open(home.path(), EngineOptions::default()).map_err(bench)?;
+    let (store, _) = Embedded::open(home.path(), options()).map_err(bench)?;
     let store: Arc<dyn Store> = Arc::new(store);
     let driver = Driver::Engine(Arc::new(InProcess { store: Arc::clone(&store), arrived: Notify::new() }));
+    load::warm_up(load, &driver, progress).await?;
     let before = reading(&metrics);
     let outcome = load::run(load, &driver, progress).await?;
     let after = reading(&metrics);
     store.close().await.map_err(bench)?;
     drop((driver, store));
     progress.set_message("the same bytes through a bare append log");
-    let groups = append_log::groups(home.path())?;
-    let took = append_log::write(home.path(), &groups)?;
+    let groups = written(&before, &after);
+    let took = append_log::write(home.path(), groups)?;
     let engine_took = outcome.took;
     let mut report = Report::new("the engine alone", load.clone(), outcome, &before, &after);
-    report.bare = Some(Bare { groups: groups.len() as u64, took, ratio: ratio(engine_took, took) });
+    report.bare = Some(Bare { groups: groups.count, took, ratio: ratio(engine_took, took) });
     report.warnings.extend(home.warning());
     Ok(report)
+}
+
+/// What the journal wrote in between.
+fn written(before: &Reading, after: &Reading) -> Groups {
+    let (Some(before), Some(after)) = (before.journal, after.journal) else { return Groups::default() };
+    let journal = after.since(before);
+    let count = journal.syncs as u64;
+    Groups { count, bytes: journal.bytes as u64 + count * FRAME_HEAD }
 }
 
 /// How many times as long.
@@ -91,13 +121,12 @@ impl InProcess {
 }
 
 impl EngineDoor {
-    pub(super) fn new(engine: &Arc<InProcess>, topic: &str, batch: u32) -> Result<Self, Failure> {
+    pub(super) fn new(engine: &Arc<InProcess>, topic: &str) -> Result<Self, Failure> {
         Ok(Self {
             engine: Arc::clone(engine),
             topic: topic.parse().map_err(bench)?,
             producers: PRODUCER_GROUP.parse().map_err(bench)?,
             consumers: CONSUMER_GROUP.parse().map_err(bench)?,
-            batch,
         })
     }
 
@@ -121,8 +150,8 @@ impl EngineDoor {
         })
     }
 
-    /// Prepares and commits with at most so many transactions at once, in batches of what is ready, as a
-    /// stream would hand them to the store.
+    /// Prepares and commits with at most so many transactions at once, in batches of what is ready, as streams
+    /// hand them to the store.
     pub(super) async fn produce(self, run: Arc<Run>, in_flight_max: usize) -> Result<(), Failure> {
         let mut running = FuturesUnordered::new();
         let (mut in_flight, mut more) = (0, true);
@@ -147,9 +176,9 @@ impl EngineDoor {
             {
                 begun.push(began);
             }
-            if !begun.is_empty() {
-                in_flight += begun.len();
-                running.push(self.prepare_all(&run, begun)?);
+            in_flight += begun.len();
+            for batch in begun.chunks(BATCH_MAX) {
+                running.push(self.prepare_all(&run, batch.to_vec())?);
             }
         }
         Ok(())
@@ -204,7 +233,7 @@ impl EngineDoor {
             let receive = Receive {
                 group: self.consumers.clone(),
                 topic: self.topic.clone(),
-                max: self.batch as usize,
+                max: limits::RECEIVE_MAX,
                 invisible,
                 filter: TagFilter::default(),
                 start: Start::Beginning,

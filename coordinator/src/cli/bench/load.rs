@@ -24,6 +24,8 @@ const STALL: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(super) struct Load {
     pub(super) transactions: u64,
+    /// Before those that count.
+    pub(super) warm_up: u64,
     pub(super) in_flight: u32,
     /// Of the bodies, which take turns.
     pub(super) body_bytes: Vec<u32>,
@@ -54,6 +56,25 @@ enum Starts {
     Closed(AtomicU64),
     /// At their time. Whoever takes one late counts from when it was meant.
     Open(tokio::sync::Mutex<mpsc::Receiver<Instant>>),
+}
+
+/// In flight while it warms up, at least.
+const WARM_UP_IN_FLIGHT: u32 = 256;
+
+/// Brings the store to where a longer use brings it, as fast as it goes.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn warm_up(load: &Load, driver: &Driver, progress: &ProgressBar) -> Result<(), Failure> {
+    if load.warm_up > 0 {
+        let in_flight = load.in_flight.max(WARM_UP_IN_FLIGHT);
+        let warm_up = Load { transactions: load.warm_up, in_flight, rate: None, ..load.clone() };
+        progress.set_message("warms up");
+        run(&warm_up, driver, progress).await?;
+        progress.set_message("");
+        progress.set_position(0);
+    }
+    Ok(())
 }
 
 /// Runs the load to its end.
@@ -125,7 +146,7 @@ fn spawn_batches(
 ) -> Result<Tasks, Failure> {
     let mut tasks = JoinSet::new();
     for share in shares(load) {
-        let door = EngineDoor::new(engine, topic, load.batch)?;
+        let door = EngineDoor::new(engine, topic)?;
         tasks.spawn(door.produce(Arc::clone(run), share as usize));
     }
     Ok(tasks)

@@ -1,4 +1,5 @@
-//! The books of a run: every message id once, every step timed.
+//! The books of a run: every message id once, every step timed. A message is in them until it is acked: what comes
+//! of it later comes from nowhere, and the books of a long run are as short as those of a brief one.
 
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
@@ -13,7 +14,9 @@ pub(super) struct Tally {
     began: Instant,
     first_committed: Option<Instant>,
     last_acked: Instant,
+    /// Not yet acked.
     messages: HashMap<String, Message>,
+    acked: u64,
     double: u64,
     prepare: Latencies,
     commit: Latencies,
@@ -22,14 +25,7 @@ pub(super) struct Tally {
 
 struct Message {
     began: Instant,
-    state: State,
-}
-
-#[derive(PartialEq, Eq)]
-enum State {
-    Prepared,
-    Delivered,
-    Acked,
+    delivered: bool,
 }
 
 /// Of one step.
@@ -47,7 +43,7 @@ pub(super) struct Outcome {
     pub(super) end_to_end: Quantiles,
     /// Committed and never acked.
     pub(super) missing: u64,
-    /// Ids given twice, delivered twice, or never prepared.
+    /// Ids given again while in use, delivered twice, or never prepared.
     pub(super) double: u64,
 }
 
@@ -67,7 +63,8 @@ impl Tally {
             began,
             first_committed: None,
             last_acked: began,
-            messages: HashMap::with_capacity(usize::try_from(transactions).unwrap_or(0).min(1 << 20)),
+            messages: HashMap::new(),
+            acked: 0,
             double: 0,
             prepare: Latencies::new(),
             commit: Latencies::new(),
@@ -77,7 +74,7 @@ impl Tally {
 
     pub(super) fn prepared(&mut self, id: String, began: Instant, took: Duration) {
         self.prepare.record(took);
-        let before = self.messages.insert(id, Message { began, state: State::Prepared });
+        let before = self.messages.insert(id, Message { began, delivered: false });
         self.double += u64::from(before.is_some());
     }
 
@@ -89,7 +86,7 @@ impl Tally {
     pub(super) fn delivered<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
         for id in ids {
             match self.messages.get_mut(id) {
-                Some(message) if message.state == State::Prepared => message.state = State::Delivered,
+                Some(message) if !message.delivered => message.delivered = true,
                 Some(_) | None => self.double += 1,
             }
         }
@@ -99,19 +96,16 @@ impl Tally {
     pub(super) fn acked<'a>(&mut self, ids: impl Iterator<Item = &'a str>, now: Instant) -> usize {
         let mut first_time = 0;
         for id in ids {
-            let Some(message) = self.messages.get_mut(id) else { continue };
-            if message.state != State::Acked {
-                message.state = State::Acked;
-                self.end_to_end.record(now.saturating_duration_since(message.began));
-                first_time += 1;
-            }
+            let Some(message) = self.messages.remove(id) else { continue };
+            self.end_to_end.record(now.saturating_duration_since(message.began));
+            first_time += 1;
+            self.acked += 1;
         }
         self.last_acked = self.last_acked.max(now);
         first_time
     }
 
     pub(super) fn outcome(&self) -> Outcome {
-        let acked = self.messages.values().filter(|message| message.state == State::Acked).count() as u64;
         Outcome {
             transactions: self.transactions,
             took: self.last_acked.saturating_duration_since(self.began),
@@ -119,7 +113,7 @@ impl Tally {
             prepare: self.prepare.quantiles(),
             commit: self.commit.quantiles(),
             end_to_end: self.end_to_end.quantiles(),
-            missing: self.transactions.saturating_sub(acked),
+            missing: self.transactions.saturating_sub(self.acked),
             double: self.double,
         }
     }

@@ -111,6 +111,7 @@ fn what_others_print_is_understood() {
 fn short(rate: Option<u32>) -> Load {
     Load {
         transactions: 200,
+        warm_up: 0,
         request_ids: true,
         in_flight: 16,
         body_bytes: vec![100, 0, 300],
@@ -156,9 +157,21 @@ async fn everything_prepared_by_a_short_run_is_consumed_once() {
 
 #[tokio::test]
 async fn the_engine_alone_is_measured_beside_a_bare_log() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let home = Home::new(Some(folder.path().to_owned())).expect("it is there");
-    let report = engine::measure(home, &short(None), &ProgressBar::hidden()).await.expect("the run ends");
-    report.verdict().expect("nothing is missing or double");
-    assert!(report.bare.is_some_and(|bare| bare.ratio > 0.0 && bare.groups > 0));
+    for warm_up in [0, 50] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let home = Home::new(Some(folder.path().to_owned())).expect("it is there");
+        let load = Load { warm_up, ..short(None) };
+        let report = engine::measure(home, &load, &ProgressBar::hidden()).await.expect("the run ends");
+        report.verdict().expect("nothing is missing or double");
+        let per_transaction = report.json()["journal_bytes_per_transaction"].as_f64();
+        assert!(per_transaction.is_some_and(|bytes| bytes > 100.0), "{per_transaction:?}");
+        assert!(report.bare.is_some_and(|bare| bare.ratio > 0.0 && bare.groups > 0));
+    }
+}
+
+#[test]
+fn a_store_warms_up_until_its_first_image_has_let_go_of_files() {
+    let until_reuse = engine::until_reuse(&[1_024]);
+    assert!((300_000..500_000).contains(&until_reuse), "{until_reuse}");
+    assert!(engine::until_reuse(&[1_024, 65_536]) < until_reuse / 10, "larger bodies fill files sooner");
 }
