@@ -1,6 +1,8 @@
 //! Keeping memory and disk near what is needed: entries go onto the shelf, contents are carried forward.
 
 use super::Ledger;
+use crate::cursor::Cursor;
+use crate::dead_letters::DeadLetters;
 use crate::delayed::DelayedPageRef;
 use crate::event::{Event, Log};
 use crate::ids::MessageId;
@@ -22,6 +24,41 @@ enum Held {
     Page { topic: TopicName, queue: u32, page: PageRef, needed: u64 },
     /// A page of delayed messages.
     DelayedPage(DelayedPageRef),
+}
+
+/// Who may still need messages of one queue.
+struct Readers<'a> {
+    topic: &'a TopicName,
+    queue: u32,
+    /// What was released since then is kept in any case.
+    kept_since: Timestamp,
+    cursors: Vec<&'a Cursor>,
+    /// If the topic is for dead letters: those of its group, if that is there.
+    letters_of: Option<Option<&'a DeadLetters>>,
+    /// Those of all groups that have some.
+    dead: Vec<&'a DeadLetters>,
+}
+
+impl Readers<'_> {
+    fn need(&self, offset: u64, released_at: Timestamp) -> bool {
+        self.needed_of(offset, offset + 1, released_at).is_none_or(|needed| needed > 0)
+    }
+
+    /// How many messages of a stretch some group, or a dead letter, still needs, at most; `None`: all, for the
+    /// last of them was released so lately.
+    fn needed_of(&self, first: u64, end: u64, released_at: Timestamp) -> Option<u64> {
+        (released_at <= self.kept_since).then(|| self.needed_within(first, end))
+    }
+
+    fn needed_within(&self, first: u64, end: u64) -> u64 {
+        let undone = self.cursors.iter().map(|cursor| cursor.undone_within(first, end)).max();
+        let letters = self.letters_of.map(|dead| dead.map_or(0, |dead| dead.count_within(first, end)));
+        if undone.is_none() && letters.is_none() {
+            return end.saturating_sub(first);
+        }
+        let origins: u64 = self.dead.iter().map(|dead| dead.within(self.topic, self.queue, first, end)).sum();
+        undone.unwrap_or(0) + letters.unwrap_or(0) + origins
+    }
 }
 
 impl Ledger {
@@ -51,7 +88,7 @@ impl Ledger {
     /// Every stretch of storage that the ledger holds, and how many bytes of it are needed. What is held
     /// without need is let go of by [`Ledger::carry_forward`].
     pub fn held(&self, now: Timestamp, seen: &mut dyn FnMut(Run)) {
-        self.each_held(now, &mut |held| match held {
+        self.each_held(now, (0, u64::MAX), &mut |held| match held {
             Held::Content(_, content) => seen(content.into()),
             Held::Done(_, content) => seen(Run { bytes: 0, ..content.into() }),
             Held::Page { page, needed, .. } => {
@@ -77,17 +114,9 @@ impl Ledger {
         log: &mut dyn Log,
     ) -> u64 {
         let mut held = Vec::new();
-        self.each_held(now, &mut |item| {
-            let touches = |extent: Extent| Run::from(extent).touches(from, to);
-            let wanted = match &item {
-                Held::Content(_, content) | Held::Done(_, content) => touches(*content),
-                Held::Page { page: PageRef { extent, contents, .. }, .. }
-                | Held::DelayedPage(DelayedPageRef { extent, contents, .. }) => {
-                    touches(*extent) || contents.iter().any(|run| run.touches(from, to))
-                }
-            };
+        self.each_held(now, (from, to), &mut |item| {
             // Enough for one call, so that this list has a bound.
-            if wanted && held.len() < PAGE_ENTRIES {
+            if held.len() < PAGE_ENTRIES {
                 held.push(item);
             }
         });
@@ -137,9 +166,10 @@ impl Ledger {
     ) -> u64 {
         let Some(entries) = self.shelf.page(page.extent) else { return 0 };
         let mut entries = entries.to_vec();
+        let readers = self.readers(now, topic, queue);
         let (mut moved, mut changed) = (0, Run::from(page.extent).touches(from, to));
         for (offset, entry) in (page.first..).zip(&mut entries).filter(|(_, entry)| entry.is_kept()) {
-            if !self.is_needed(now, topic, queue, offset, entry.released_at) {
+            if !readers.need(offset, entry.released_at) {
                 entry.let_go();
                 changed = true;
                 continue;
@@ -161,20 +191,23 @@ impl Ledger {
         moved + u64::from(page.extent.length)
     }
 
-    fn each_held(&self, now: Timestamp, seen: &mut dyn FnMut(Held)) {
+    /// What touches this stretch of storage.
+    fn each_held(&self, now: Timestamp, (from, to): (u64, u64), seen: &mut dyn FnMut(Held)) {
+        let touches = |extent: Extent| Run::from(extent).touches(from, to);
+        let any_touches = |runs: &[Run]| runs.iter().any(|run| run.touches(from, to));
         for (name, topic) in &self.topics {
             for (number, queue) in (0..).zip(&topic.queues) {
-                for page in queue.pages() {
-                    let needed = match page.released.1 <= self.kept_since(now) {
-                        true => self.needed_within(name, number, page.first.max(queue.base()), page.end()),
-                        false => page.count,
-                    };
+                let readers = self.readers(now, name, number);
+                for page in queue.pages().iter().filter(|it| touches(it.extent) || any_touches(&it.contents))
+                {
+                    let needed = readers.needed_of(page.first.max(queue.base()), page.end(), page.released.1);
+                    let needed = needed.unwrap_or(page.count);
                     seen(Held::Page { topic: name.clone(), queue: number, page: page.clone(), needed });
                 }
-                let hot = (queue.hot_base()..).zip(queue.hot());
+                let hot = (queue.hot_base()..).zip(queue.hot()).filter(|(_, entry)| touches(entry.content));
                 for (offset, entry) in hot.filter(|(at, entry)| *at >= queue.base() && entry.is_kept()) {
                     let place = Place { topic: name.clone(), queue: number, offset };
-                    seen(match self.is_needed(now, name, number, offset, entry.released_at) {
+                    seen(match readers.need(offset, entry.released_at) {
                         true => Held::Content(Holder::Entry(place), entry.content),
                         false => Held::Done(place, entry.content),
                     });
@@ -182,42 +215,31 @@ impl Ledger {
             }
         }
         for (transaction, open) in &self.open {
-            for (index, half) in (0..).zip(&open.halves) {
+            for (index, half) in (0..).zip(&open.halves).filter(|(_, half)| touches(half.content)) {
                 let id = MessageId { transaction: *transaction, index };
                 seen(Held::Content(Holder::Half(id), half.content));
             }
         }
-        for ((due, id), delayed) in self.delayed.soon() {
+        for ((due, id), delayed) in self.delayed.soon().iter().filter(|(_, it)| touches(it.half.content)) {
             seen(Held::Content(Holder::Delayed(*due, *id), delayed.half.content));
         }
-        self.delayed.pages().values().for_each(|page| seen(Held::DelayedPage(page.clone())));
-    }
-
-    fn is_needed(
-        &self,
-        now: Timestamp,
-        topic: &TopicName,
-        queue: u32,
-        offset: u64,
-        released_at: Timestamp,
-    ) -> bool {
-        released_at > self.kept_since(now) || self.needed_within(topic, queue, offset, offset + 1) > 0
-    }
-
-    /// How many messages of this stretch of a queue some group, or a dead letter, still needs, at most.
-    fn needed_within(&self, topic: &TopicName, queue: u32, first: u64, end: u64) -> u64 {
-        let readers = self.groups.values().filter_map(|group| group.subscriptions.get(topic));
-        let cursors = readers.filter_map(|reader| reader.cursors.get(queue as usize));
-        let undone = cursors.map(|cursor| cursor.undone_within(first, end)).max();
-        let letters = topic
-            .dead_letters_of()
-            .map(|group| self.groups.get(&group).map_or(0, |group| group.dead.count_within(first, end)));
-        if undone.is_none() && letters.is_none() {
-            return end.saturating_sub(first);
+        let pages = self.delayed.pages().values();
+        for page in pages.filter(|page| touches(page.extent) || any_touches(&page.contents)) {
+            seen(Held::DelayedPage(page.clone()));
         }
-        let origins: u64 =
-            self.groups.values().map(|group| group.dead.within(topic, queue, first, end)).sum();
-        undone.unwrap_or(0) + letters.unwrap_or(0) + origins
+    }
+
+    fn readers<'a>(&'a self, now: Timestamp, topic: &'a TopicName, queue: u32) -> Readers<'a> {
+        let subscriptions = self.groups.values().filter_map(|group| group.subscriptions.get(topic));
+        let letters_of = topic.dead_letters_of();
+        Readers {
+            topic,
+            queue,
+            kept_since: self.kept_since(now),
+            cursors: subscriptions.filter_map(|reader| reader.cursors.get(queue as usize)).collect(),
+            letters_of: letters_of.map(|group| self.groups.get(&group).map(|group| &group.dead)),
+            dead: self.groups.values().map(|group| &group.dead).filter(|dead| dead.len() > 0).collect(),
+        }
     }
 
     pub(super) fn let_go(&mut self, topic: &TopicName, queue: u32, offsets: &[u64]) -> Option<()> {
