@@ -1,6 +1,6 @@
 //! Every metric and the log, in one place.
 //!
-//! Callers say what happened (`prepared`, `checked`, ...) and hold no names. Names begin with
+//! Callers say what happened ([`Happened`], `acked`, ...) and hold no names. Names begin with
 //! `halfmq_` and end with their unit. Deliberately absent: labels whose values a producer chooses
 //! freely (transaction ids, keys), because each new value costs memory for good; topics and consumer
 //! groups are bounded by the server's limits.
@@ -79,54 +79,81 @@ mod names {
     pub(super) const GAUGES: [Metric; 6] = [OPEN, IN_DOUBT, OLDEST_OPEN, CHECKERS, BACKLOG, JOURNAL_SIZE];
 }
 
-/// Who decided a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DecidedBy {
-    /// A Commit or Rollback call.
-    Call,
-    /// The answer to a check.
-    Check,
-    /// The in-doubt policy.
-    Policy,
+/// What the events of one group say. Counters are looked up by their names, so that is done for a whole group.
+#[derive(Debug, Default)]
+pub struct Happened {
+    prepared: u64,
+    sent: u64,
+    committed: Deciders,
+    rolled_back: Deciders,
+    unknown: u64,
+    released: u64,
+    delivered: u64,
+    retried: u64,
+    dead_lettered: u64,
 }
 
-/// What became of one check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckOutcome {
-    /// The producer said COMMIT.
-    Commit,
-    /// The producer said ROLLBACK.
-    Rollback,
-    /// The producer said UNKNOWN.
-    Unknown,
-    /// Nobody could be asked, or nobody answered in time.
-    Unanswered,
+/// So many by each of them.
+#[derive(Debug, Default)]
+struct Deciders {
+    call: u64,
+    check: u64,
+    policy: u64,
 }
 
-/// That many transactions were prepared.
-fn prepared(transactions: u64) {
-    counter!(names::PREPARED.0).increment(transactions);
-}
-
-/// Counts what an event says. Engines call it for what they record, never for what they replay.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the others are not counted")]
-pub fn happened(event: &Event) {
-    match event {
-        Event::Prepared(_) => prepared(1),
-        Event::Sent(sent) => {
-            self::sent(sent.messages.len() as u64);
-            released(placed(&sent.releases));
+impl Happened {
+    /// Adds what an event says.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are not counted")]
+    pub fn add(&mut self, event: &Event) {
+        match event {
+            Event::Prepared(_) => self.prepared += 1,
+            Event::Sent(sent) => {
+                self.sent += sent.messages.len() as u64;
+                self.released += placed(&sent.releases);
+            }
+            Event::Decided(event) => {
+                self.decided(&event.verdict);
+                self.released += placed(&event.releases);
+            }
+            Event::Checked { .. } => self.unknown += 1,
+            Event::Released { .. } => self.released += 1,
+            Event::Delivered { deliveries, .. } => self.delivered += deliveries.len() as u64,
+            Event::Retried { .. } => self.retried += 1,
+            Event::DeadLettered { .. } => self.dead_lettered += 1,
+            _ => {}
         }
-        Event::Decided(event) => {
-            decided(&event.verdict);
-            released(placed(&event.releases));
+    }
+
+    fn decided(&mut self, verdict: &Verdict) {
+        let deciders = match verdict.decision {
+            Decision::Commit => &mut self.committed,
+            Decision::Rollback => &mut self.rolled_back,
+        };
+        *match verdict.by {
+            halfmq_core::DecidedBy::Call => &mut deciders.call,
+            halfmq_core::DecidedBy::Check => &mut deciders.check,
+            halfmq_core::DecidedBy::Policy => &mut deciders.policy,
+        } += 1;
+    }
+
+    /// Counts it. Engines do that for what they record, never for what they replay.
+    pub fn tell(&self) {
+        counter!(names::PREPARED.0).increment(self.prepared);
+        for (name, Deciders { call, check, policy }) in
+            [(names::COMMITTED.0, &self.committed), (names::ROLLED_BACK.0, &self.rolled_back)]
+        {
+            for (by, transactions) in [("call", call), ("check", check), ("policy", policy)] {
+                counter!(name, "decided_by" => by).increment(*transactions);
+            }
         }
-        Event::Checked { .. } => checked(CheckOutcome::Unknown, 1),
-        Event::Released { .. } => released(1),
-        Event::Delivered { deliveries, .. } => delivered(deliveries.len() as u64),
-        Event::Retried { .. } => retried(1),
-        Event::DeadLettered { .. } => dead_lettered(1),
-        _ => {}
+        checked("commit", self.committed.check);
+        checked("rollback", self.rolled_back.check);
+        checked("unknown", self.unknown);
+        counter!(names::SENT.0).increment(self.sent);
+        counter!(names::RELEASED.0).increment(self.released);
+        counter!(names::DELIVERED.0).increment(self.delivered);
+        counter!(names::RETRIED.0).increment(self.retried);
+        counter!(names::DEAD_LETTERED.0).increment(self.dead_lettered);
     }
 }
 
@@ -134,73 +161,19 @@ fn placed(releases: &[Release]) -> u64 {
     releases.iter().filter(|release| matches!(release, Release::Placed { .. })).count() as u64
 }
 
-fn decided(verdict: &Verdict) {
-    let by = match verdict.by {
-        halfmq_core::DecidedBy::Call => DecidedBy::Call,
-        halfmq_core::DecidedBy::Check => DecidedBy::Check,
-        halfmq_core::DecidedBy::Policy => DecidedBy::Policy,
-    };
-    if verdict.by == halfmq_core::DecidedBy::Check {
-        let outcome = match verdict.decision {
-            Decision::Commit => CheckOutcome::Commit,
-            Decision::Rollback => CheckOutcome::Rollback,
-        };
-        checked(outcome, 1);
-    }
-    match verdict.decision {
-        Decision::Commit => committed(by, 1),
-        Decision::Rollback => rolled_back(by, 1),
-    }
-}
-
-/// That many transactions were committed.
-fn committed(by: DecidedBy, transactions: u64) {
-    counter!(names::COMMITTED.0, "decided_by" => by.label()).increment(transactions);
-}
-
-/// That many transactions were rolled back.
-fn rolled_back(by: DecidedBy, transactions: u64) {
-    counter!(names::ROLLED_BACK.0, "decided_by" => by.label()).increment(transactions);
-}
-
 /// That many checks were answered by nobody; they cost nothing and are asked again.
 pub fn unanswered(checks: u64) {
-    checked(CheckOutcome::Unanswered, checks);
+    checked("unanswered", checks);
 }
 
 /// That many checks ended like this.
-fn checked(outcome: CheckOutcome, checks: u64) {
-    counter!(names::CHECKS.0, "outcome" => outcome.label()).increment(checks);
-}
-
-/// That many messages were sent without a transaction.
-fn sent(messages: u64) {
-    counter!(names::SENT.0).increment(messages);
-}
-
-/// That many messages got their place in a queue.
-fn released(messages: u64) {
-    counter!(names::RELEASED.0).increment(messages);
-}
-
-/// That many deliveries were handed out.
-fn delivered(deliveries: u64) {
-    counter!(names::DELIVERED.0).increment(deliveries);
+fn checked(outcome: &'static str, checks: u64) {
+    counter!(names::CHECKS.0, "outcome" => outcome).increment(checks);
 }
 
 /// That many deliveries were settled for good.
 pub fn acked(deliveries: u64) {
     counter!(names::ACKED.0).increment(deliveries);
-}
-
-/// That many deliveries will come again.
-fn retried(deliveries: u64) {
-    counter!(names::RETRIED.0).increment(deliveries);
-}
-
-/// That many messages became dead letters.
-fn dead_lettered(messages: u64) {
-    counter!(names::DEAD_LETTERED.0).increment(messages);
 }
 
 /// That many receipt handles were used after their lease ended.
@@ -249,27 +222,6 @@ pub fn backlog(topic: &str, group: &str, messages: u64) {
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; levels stay far below 2^52")]
 fn level(count: u64) -> f64 {
     count as f64
-}
-
-impl DecidedBy {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Call => "call",
-            Self::Check => "check",
-            Self::Policy => "policy",
-        }
-    }
-}
-
-impl CheckOutcome {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Commit => "commit",
-            Self::Rollback => "rollback",
-            Self::Unknown => "unknown",
-            Self::Unanswered => "unanswered",
-        }
-    }
 }
 
 /// Upper bounds of the duration buckets, in seconds: from a fast sync to a long poll.
@@ -339,19 +291,10 @@ fn unit(name: &str) -> Unit {
 
 /// Shows every series whose labels are known beforehand, so that an alert on a rise sees the first one.
 fn begin_at_zero() {
-    prepared(0);
-    for by in [DecidedBy::Call, DecidedBy::Check, DecidedBy::Policy] {
-        committed(by, 0);
-        rolled_back(by, 0);
-    }
-    for outcome in
-        [CheckOutcome::Commit, CheckOutcome::Rollback, CheckOutcome::Unknown, CheckOutcome::Unanswered]
-    {
-        checked(outcome, 0);
-    }
-    for count in [sent, released, delivered, acked, retried, dead_lettered, receipts_expired] {
-        count(0);
-    }
+    Happened::default().tell();
+    unanswered(0);
+    acked(0);
+    receipts_expired(0);
     counter!(names::JOURNAL_SYNCS.0).increment(0);
     counter!(names::JOURNAL_BYTES.0).increment(0);
     open_transactions(0, 0, Duration::ZERO);
@@ -396,6 +339,8 @@ pub fn start_log(settings: &LogSettings) -> Result<(), LogError> {
 
 #[cfg(test)]
 mod tests {
+    use halfmq_core::{Decided, DecidedBy, Timestamp, TransactionId};
+
     use super::*;
 
     #[test]
@@ -418,7 +363,17 @@ mod tests {
         answered("Prepare", "OK", Duration::from_micros(300), 1);
         journal_synced(3, 4_096, Duration::from_micros(80));
         backlog("orders", "billing", 7);
-        rolled_back(DecidedBy::Policy, 2);
+        let mut happened = Happened::default();
+        let at = Timestamp::ZERO;
+        for (decision, by) in [(Decision::Commit, DecidedBy::Check), (Decision::Rollback, DecidedBy::Policy)]
+        {
+            let verdict = Verdict { decision, by, at, reason: String::new() };
+            let transaction = TransactionId::from_u128(1);
+            let decided = Decided { transaction, verdict, releases: Vec::new(), replacements: Vec::new() };
+            happened.add(&Event::Decided(decided));
+        }
+        assert_eq!((happened.committed.check, happened.rolled_back.policy), (1, 1));
+        happened.tell();
         let text = metrics().expect("the same recorder again").render();
         exposition.upkeep();
         for line in [

@@ -33,7 +33,7 @@ use super::record::Writer;
 use super::shelf::JournalShelf;
 use crate::clock::Clock;
 use crate::store::Unavailable;
-use crate::telemetry;
+use crate::telemetry::Happened;
 
 pub use open::Progress;
 use upkeep::Upkeep;
@@ -103,6 +103,8 @@ pub struct Engine {
     /// For the next group.
     buffer: Vec<u8>,
     index: Option<Arc<Index>>,
+    /// Decided, and of the index nobody has told, with the sequence of their frame.
+    durable: Vec<(u64, TransactionId)>,
     /// Decided, and not known to be in the index, oldest first, with the sequence of their frame.
     unindexed: VecDeque<(u64, TransactionId)>,
     shelf: Arc<JournalShelf>,
@@ -121,11 +123,12 @@ pub struct Engine {
 struct Group {
     writer: Writer,
     decided: Vec<TransactionId>,
+    happened: Happened,
 }
 
 impl Log for Group {
     fn append(&mut self, event: &Event) -> Vec<Extent> {
-        telemetry::happened(event);
+        self.happened.add(event);
         self.decided.extend(decides(event));
         self.writer.event(event)
     }
@@ -136,15 +139,18 @@ pub struct Sealed {
     reserved: Reserved,
     records: Vec<u8>,
     decided: Vec<TransactionId>,
+    happened: Happened,
 }
 
 impl Sealed {
-    /// Writes it and syncs it: it is durable when this returns.
+    /// Writes it and syncs it: it is durable when this returns, and counted.
     ///
     /// # Errors
     /// Of the disk.
     pub fn write(&self) -> io::Result<()> {
-        self.reserved.write(&self.records)
+        self.reserved.write(&self.records)?;
+        self.happened.tell();
+        Ok(())
     }
 
     /// Bytes of its records.
@@ -239,7 +245,9 @@ impl Engine {
     pub fn commit(&mut self) -> Result<(), Unavailable> {
         let Some(sealed) = self.seal()? else { return Ok(()) };
         let written = sealed.write();
-        self.settle(sealed, written)
+        self.settle(sealed, written)?;
+        self.index_decided();
+        Ok(())
     }
 
     /// Closes the group: it goes to the disk, and the next one begins. `None`: it wrote nothing. The group
@@ -259,23 +267,24 @@ impl Engine {
         };
         let records = self.group.writer.replace(std::mem::take(&mut self.buffer));
         let decided = std::mem::take(&mut self.group.decided);
+        let happened = std::mem::take(&mut self.group.happened);
         self.begin_group();
-        Ok(Some(Sealed { reserved, records, decided }))
+        Ok(Some(Sealed { reserved, records, decided, happened }))
     }
 
-    /// Goes on from what became of a group.
+    /// Goes on from what became of a group. The index still has to be told: [`Engine::index_decided`].
     ///
     /// # Errors
     /// As [`Engine::commit`].
     pub fn settle(&mut self, sealed: Sealed, written: io::Result<()>) -> Result<(), Unavailable> {
-        let Sealed { reserved, records, decided } = sealed;
+        let Sealed { reserved, records, decided, happened: _ } = sealed;
         self.buffer = records;
         if let Err(error) = written {
             return self.fail(&error);
         }
         self.journal.written(&reserved);
         let sequence = reserved.sequence();
-        self.index_decided(decided.into_iter().map(|id| (sequence, id)).collect());
+        self.durable.extend(decided.into_iter().map(|id| (sequence, id)));
         self.see_to_spare();
         Ok(())
     }
@@ -314,9 +323,11 @@ impl Engine {
         self.group.writer.reset(self.journal.next_address());
     }
 
-    fn index_decided(&mut self, decided: Vec<(u64, TransactionId)>) {
-        let Some(index) = &self.index else { return };
-        for (sequence, id) in decided {
+    /// Tells the index what is durable by now. That can wait until the next group is on its way: nobody asks
+    /// the index for what is in memory.
+    pub fn index_decided(&mut self) {
+        let Some(index) = &self.index else { return self.durable.clear() };
+        for (sequence, id) in self.durable.drain(..) {
             if let Some(transaction) = self.ledger.decided_transaction(id) {
                 index.add(sequence, id, transaction);
                 self.unindexed.push_back((sequence, id));

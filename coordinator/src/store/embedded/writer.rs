@@ -28,6 +28,8 @@ use crate::{telemetry, wakes};
 const GROUP_CALLS_MAX: usize = 4_096;
 /// Bytes synced at once; a single larger call is still one group.
 const GROUP_BYTES_MAX: u64 = 512 * 1024;
+/// What a disk does not wait for any longer: its sync takes about as long as it took to make so much.
+const IDLE_DISK_BYTES: u64 = 64 * 1024;
 
 /// Runs the verbs.
 pub(super) struct Writer {
@@ -93,10 +95,12 @@ impl Writer {
             if !self.disk.busy {
                 self.submit();
             }
+            self.engine.index_decided();
         }
         self.wait_for_disk();
         self.submit();
         self.wait_for_disk();
+        self.engine.index_decided();
         self.disk.stop();
         self.standing.close();
         self.index.close();
@@ -119,11 +123,12 @@ impl Writer {
         self.answers.len() >= GROUP_CALLS_MAX || self.engine.pending_bytes() >= GROUP_BYTES_MAX
     }
 
-    /// Natural batching: whatever has come while the last group was written. Never a timer.
+    /// Natural batching: whatever has come while the last group was written. Never a timer. A disk that has
+    /// nothing to do gets the first of many calls at once, and works while the others are run.
     fn gather(&mut self, mut job: Job) {
         loop {
             self.take(job);
-            if self.is_full() {
+            if self.is_full() || !self.disk.busy && self.engine.pending_bytes() >= IDLE_DISK_BYTES {
                 return;
             }
             if let Some(written) = self.disk.take_written() {

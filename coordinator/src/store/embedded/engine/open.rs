@@ -62,6 +62,7 @@ impl Engine {
             group: Group::default(),
             buffer: Vec::new(),
             index,
+            durable: Vec::new(),
             unindexed: VecDeque::new(),
             shelf,
             upkeep: Upkeep::new(&options, latest),
@@ -86,7 +87,8 @@ impl Engine {
         let (old, new): (Vec<_>, Vec<_>) =
             decided.into_iter().partition(|(sequence, _)| *sequence <= through);
         old.into_iter().for_each(|(_, id)| self.ledger.forget(id));
-        self.index_decided(new);
+        self.durable = new;
+        self.index_decided();
     }
 }
 
