@@ -1,14 +1,15 @@
 //! What outlives memory: decided transactions, kept in sled. Disposable: the journal can make it again.
 //!
 //! ```text
-//! c <transaction id, 16 bytes>                    ► decided transactions, this one first (chunk.rs)
-//! q …  r …                                        ► which transaction a request id brought (requests.rs)
-//! n                                               ► identity u64 BE of the journal, sequence u64 BE
-//! f                                               ► microseconds u64 BE: receipts of transactions that were
-//!                                                   made before are not all kept
+//! c <transaction id, 16 bytes>    ► place of decided transactions, this one first (chunk.rs, receipts.rs)
+//! q …  r …                        ► which transaction a request id brought (requests.rs)
+//! s <number u32 BE>               ► extent of a file of decided transactions (receipts.rs)
+//! o                               ► identity u64 BE of the journal, sequence u64 BE
+//! f                               ► microseconds u64 BE: receipts of transactions that were made before are not
+//!                                   all kept
 //! ```
 //!
-//! `n` says: every decision in frames up to this sequence is in here. It is written behind them, and sled
+//! `o` says: every decision in frames up to this sequence is in here. It is written behind them, and sled
 //! keeps what it wrote first, so it is true whenever the index is readable at all. Absence from the chunks at or below it: the transaction
 //! is not decided. A decision that was written again after a restart may stand in two chunks, the same in both.
 //!
@@ -16,6 +17,7 @@
 
 mod chunk;
 mod keeper;
+mod receipts;
 mod requests;
 
 use std::fs;
@@ -30,7 +32,8 @@ use std::time::Duration;
 use halfmq_core::{DecidedTransaction, ProducerGroup, RequestId, State, Timestamp, TransactionId};
 
 use crate::store::{ListTransactions, Unavailable};
-use keeper::{Inbox, Keeper};
+use keeper::{Inbox, Keeper, Unsaid};
+use receipts::{Extent, Place, Receipts};
 use requests::Requests;
 
 /// Decisions that wait for the keeper; more hold up whoever makes them.
@@ -41,10 +44,14 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 pub struct Index {
     tree: sled::Db,
     requests: Requests,
+    receipts: Receipts,
     path: PathBuf,
     through: Arc<AtomicU64>,
     floor: AtomicU64,
+    /// It cannot be written.
     broken: Arc<AtomicBool>,
+    /// Something in it cannot be read.
+    damaged: Arc<AtomicBool>,
     inbox: Arc<Inbox>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -55,6 +62,10 @@ impl Index {
     /// # Errors
     /// When not even an empty one can be made.
     pub fn open(path: &Path) -> io::Result<Self> {
+        Self::with_files_of(path, receipts::FILE_BYTES)
+    }
+
+    fn with_files_of(path: &Path, file_bytes: u32) -> io::Result<Self> {
         let tree = match open_tree(path) {
             Ok(tree) => tree,
             Err(error) => {
@@ -65,11 +76,13 @@ impl Index {
         };
         Ok(Self {
             requests: Requests::new(tree.clone()),
+            receipts: Receipts::open(path, file_bytes)?,
             tree,
             path: path.to_owned(),
             through: Arc::default(),
             floor: AtomicU64::default(),
             broken: Arc::default(),
+            damaged: Arc::default(),
             inbox: Arc::default(),
             thread: Mutex::new(None),
         })
@@ -80,6 +93,7 @@ impl Index {
     pub fn begin(&self, identity: u64) -> Option<u64> {
         let mark = guarded(|| self.tree.get(MARK)).ok().flatten().and_then(|mark| take_mark(&mark));
         let known = mark.filter(|(of, _)| *of == identity).map(|(_, through)| through);
+        let known = known.filter(|_| self.tidy_files().is_ok());
         if known.is_none() {
             self.clear();
         }
@@ -92,18 +106,23 @@ impl Index {
         let mut keeper = Keeper {
             tree: self.tree.clone(),
             requests: self.requests.clone(),
+            receipts: self.receipts.clone(),
             path: self.path.clone(),
             identity,
             through: Arc::clone(&self.through),
             inbox: Arc::clone(&self.inbox),
             complete: known.is_some(),
+            damaged: Arc::clone(&self.damaged),
+            file: None,
+            unsaid: Unsaid::default(),
         };
-        let (broken, inbox) = (Arc::clone(&self.broken), Arc::clone(&self.inbox));
+        let (tree, broken, inbox) = (self.tree.clone(), Arc::clone(&self.broken), Arc::clone(&self.inbox));
         let thread = std::thread::Builder::new().name("halfmq-index".into()).spawn(move || {
             if let Err(error) =
                 catch_unwind(AssertUnwindSafe(|| keeper.run())).unwrap_or_else(|_| Err(panicked()))
             {
                 tracing::error!(%error, "the index cannot be written; it will be rebuilt at the next start");
+                drop(guarded(|| tree.remove(MARK)));
                 broken.store(true, Ordering::Release);
                 inbox.close();
             }
@@ -123,10 +142,29 @@ impl Index {
     pub fn clear(&self) {
         self.close();
         if !self.tree.is_empty() {
-            tracing::warn!("the index belongs to another journal; it will be rebuilt");
+            tracing::warn!("the index is of another journal or not whole; it will be rebuilt");
         }
         self.broken.fetch_or(guarded(|| self.tree.clear()).is_err(), Ordering::AcqRel);
         self.requests.clear();
+        self.broken.fetch_or(self.tidy_files().is_err(), Ordering::AcqRel);
+    }
+
+    /// Removes files of which the tree does not know: whoever wrote them died before he could say it.
+    ///
+    /// # Errors
+    /// Of the operating system, and when one is missing that the tree knows of.
+    fn tidy_files(&self) -> io::Result<()> {
+        let mut unknown = self.receipts.numbers()?;
+        let files: Vec<_> = guarded(|| self.tree.range(FILES..FILES_END).collect())?;
+        for (key, extent) in files {
+            let file = file_number(&key).zip(Extent::take(&extent).ok());
+            let Some((number, _)) = file.filter(|(number, extent)| self.receipts.has(*number, *extent))
+            else {
+                return Err(io::Error::other("receipts are missing"));
+            };
+            unknown.retain(|it| *it != number);
+        }
+        unknown.into_iter().try_for_each(|number| self.receipts.remove(number))
     }
 
     /// Waits until what was added is not too much to hold in memory.
@@ -184,7 +222,8 @@ impl Index {
     /// [`Unavailable::Failed`] when the index cannot be read: then nobody may say "unknown".
     pub fn transaction(&self, id: TransactionId) -> Result<Option<DecidedTransaction>, Unavailable> {
         let mut chunks = self.tree.range(chunk::may_hold(id));
-        while let Some((_, chunk)) = self.read(|| chunks.next_back().transpose())? {
+        while let Some((_, place)) = self.read(|| chunks.next_back().transpose())? {
+            let chunk = self.chunk(&place)?;
             if let Some(decided) = chunk::find(&chunk, id).map_err(|error| failed(&error))? {
                 return Ok(Some(decided));
             }
@@ -230,8 +269,8 @@ impl Index {
                 found.extend(span.drain(..).filter(|(id, decided)| wanted(list, *id, decided)));
             }
             match entry {
-                Some((_, chunk)) if found.len() < list.max => {
-                    for entry in chunk::Entries::of(&chunk) {
+                Some((_, place)) if found.len() < list.max => {
+                    for entry in chunk::Entries::of(&self.chunk(&place)?) {
                         span.push(entry.map_err(|error| failed(&error))?);
                     }
                 }
@@ -240,6 +279,17 @@ impl Index {
         }
         found.truncate(list.max);
         Ok(found)
+    }
+
+    /// What cannot be read is read from the journal again: the next start makes the index anew.
+    fn chunk(&self, place: &[u8]) -> Result<Vec<u8>, Unavailable> {
+        Place::take(place).and_then(|place| self.receipts.read(place)).map_err(|error| {
+            if !self.damaged.swap(true, Ordering::AcqRel) {
+                tracing::error!(%error, "the index is damaged; it will be rebuilt at the next start");
+                self.broken.fetch_or(guarded(|| self.tree.remove(MARK)).is_err(), Ordering::AcqRel);
+            }
+            failed(&error)
+        })
     }
 
     /// Writes what is left and stops.
@@ -274,8 +324,18 @@ fn wanted(list: &ListTransactions, id: TransactionId, decided: &DecidedTransacti
         && list.producer_group.as_ref().is_none_or(|group| *group == decided.producer_group)
 }
 
-const MARK: &[u8] = b"n";
+const MARK: &[u8] = b"o";
+const FILES: &[u8] = b"s";
+const FILES_END: &[u8] = b"t";
 const FLOOR: &[u8] = b"f";
+
+fn file_key(number: u32) -> Vec<u8> {
+    [FILES, &number.to_be_bytes()].concat()
+}
+
+fn file_number(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(key.strip_prefix(FILES)?.try_into().ok()?))
+}
 
 fn put_mark(identity: u64, through: u64) -> [u8; 16] {
     ((u128::from(identity) << 64) | u128::from(through)).to_be_bytes()
@@ -306,7 +366,65 @@ fn failed(error: &dyn std::fmt::Display) -> Unavailable {
 
 #[cfg(test)]
 mod tests {
+    use halfmq_core::{DecidedBy, Decision, Verdict};
+
     use super::*;
+
+    /// One millisecond apart.
+    fn id(number: u64) -> TransactionId {
+        TransactionId::from_u128(u128::from(number) << 80)
+    }
+
+    fn decided(number: u64) -> DecidedTransaction {
+        let at = Timestamp::from_micros(number * 1_000);
+        DecidedTransaction {
+            verdict: Verdict { decision: Decision::Commit, by: DecidedBy::Call, at, reason: String::new() },
+            producer_group: "shop".parse().expect("a legal name"),
+            instance: None,
+            request_id: Some(format!("{number:016x}").parse().expect("a legal name")),
+            fingerprint: number,
+            prepared_at: at,
+            answered: 0,
+            messages: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn receipts_are_found_in_many_files_until_they_are_pruned() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let open = || Index::with_files_of(directory.path(), 4_096).expect("it opens");
+        let (group, mut number) = ("shop".parse().expect("a legal name"), 0);
+        for start in 0..3 {
+            let index = open();
+            assert_eq!(index.begin(7), (start > 0).then_some(number), "start {start}");
+            index.complete(number);
+            for _ in 0..600 {
+                index.add(number + 1, id(number), &decided(number));
+                number += 1;
+            }
+            index.complete(number);
+            index.close();
+        }
+        let index = open();
+        assert_eq!(index.begin(7), Some(number));
+        let files = || index.receipts.numbers().expect("they are there").len() as u64;
+        let before = files();
+        assert!((10..200).contains(&before), "{before} files of 4 KiB");
+        for number in 0..number {
+            let request_id = format!("{number:016x}").parse().expect("a legal name");
+            let found = index.request(&group, &request_id).expect("it is readable");
+            assert_eq!(found, Some((id(number), decided(number))));
+        }
+        index.prune(Timestamp::from_micros(number * 500));
+        index.close();
+        assert!((before / 4..=before * 3 / 4).contains(&files()), "{} of {before} files are left", files());
+        for (number, is_there) in
+            [(0, false), (number / 2 - 64, false), (number / 2, true), (number - 1, true)]
+        {
+            let found = index.transaction(id(number)).expect("it is readable");
+            assert_eq!(found, is_there.then(|| decided(number)), "transaction {number}");
+        }
+    }
 
     #[test]
     fn a_mark_survives_its_bytes() {

@@ -104,8 +104,11 @@ impl Writer {
         self.disk.stop();
         self.standing.close();
         self.index.close();
-        drop(self.lock);
-        self.stopping.send_replace(true);
+        let Self { engine, index, lock, stopping, .. } = self;
+        // Whoever opens the store next needs the files that both have open.
+        drop((engine, index));
+        drop(lock);
+        stopping.send_replace(true);
     }
 
     /// Waits for the disk, or for a call if the group can take one.

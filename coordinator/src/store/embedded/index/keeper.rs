@@ -1,24 +1,28 @@
 //! The thread that writes the index, some time behind the journal.
 //!
 //! ```text
-//!   journal thread ──► inbox: a lock, a copy, no wake-up ──► every GATHER: one batch ──► every SYNC_EVERY: sync
+//!   writer ──► inbox: a lock, a copy, no wake-up ──► every GATHER: chunks to a file ──► every SYNC_EVERY: sync it,
+//!                                                                              then the tree, then sync that
 //! ```
 //!
-//! The sync is `flush` and then `sync_data` on the files, since `flush` of sled 0.34.7 alone does not reach
+//! What the tree does not say yet nobody asks it for: until [`Index::through`](super::Index::through) has come to it,
+//! a decision stays in memory. The sync of the tree is `flush` and then `sync_data` on the files, since `flush` of sled 0.34.7 alone does not reach
 //! the disk on Linux.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use halfmq_core::{DecidedTransaction, Timestamp, TransactionId};
 
+use super::receipts::{Extent, Growing, Place, Receipts};
 use super::requests::{self, Requests};
-use super::{MARK, chunk, put_mark};
+use super::{FILES, FILES_END, MARK, chunk, file_key, file_number, put_mark};
 use crate::clock::Clock;
 
 /// How long decisions are gathered: nobody waits for them.
@@ -145,93 +149,179 @@ impl Inbox {
 pub(super) struct Keeper {
     pub(super) tree: sled::Db,
     pub(super) requests: Requests,
+    pub(super) receipts: Receipts,
     pub(super) path: PathBuf,
     pub(super) identity: u64,
     pub(super) through: Arc<AtomicU64>,
     pub(super) inbox: Arc<Inbox>,
     /// Nothing is missing that is older than what comes next: the index may say how much it has.
     pub(super) complete: bool,
+    /// Something in it cannot be read: it may not say that it has anything.
+    pub(super) damaged: Arc<AtomicBool>,
+    pub(super) file: Option<Growing>,
+    pub(super) unsaid: Unsaid,
 }
 
-/// Written and not synced yet.
-struct Unsynced {
-    through: u64,
-    since: Instant,
+/// What stands in files, and the tree does not say yet.
+#[derive(Default)]
+pub(super) struct Unsaid {
+    since: Option<Instant>,
+    chunks: BTreeMap<Vec<u8>, Place>,
+    requests: Vec<(Vec<u8>, TransactionId)>,
+    through: Option<u64>,
+    /// Files that nothing in the tree needs any more.
+    unneeded: Vec<u32>,
+}
+
+impl Unsaid {
+    fn is_empty(&self) -> bool {
+        let Self { since: _, chunks, requests, through, unneeded } = self;
+        chunks.is_empty() && requests.is_empty() && through.is_none() && unneeded.is_empty()
+    }
 }
 
 impl Keeper {
     pub(super) fn run(&mut self) -> io::Result<()> {
-        let mut unsynced: Option<Unsynced> = None;
         loop {
-            let patience =
-                unsynced.as_ref().map(|unsynced| SYNC_EVERY.saturating_sub(unsynced.since.elapsed()));
-            let Some(taken) = self.inbox.take(patience) else {
-                return unsynced.map_or(Ok(()), |unsynced| self.sync(unsynced.through));
-            };
-            if let Some(through) = self.write(&taken)? {
-                let since = unsynced.map_or_else(Clock::stopwatch, |unsynced| unsynced.since);
-                unsynced = Some(Unsynced { through, since });
+            let patience = self.unsaid.since.map(|since| SYNC_EVERY.saturating_sub(since.elapsed()));
+            let Some(taken) = self.inbox.take(patience) else { return self.say() };
+            if !taken.is_empty() {
+                self.write(&taken)?;
+                self.unsaid.since.get_or_insert_with(Clock::stopwatch);
             }
             if let Some(before) = taken.prune {
+                self.say()?;
                 self.prune(before)?;
             }
-            if let Some(due) = unsynced.take_if(|unsynced| unsynced.since.elapsed() >= SYNC_EVERY) {
-                self.sync(due.through)?;
+            if self.unsaid.since.is_some_and(|since| since.elapsed() >= SYNC_EVERY) {
+                self.say()?;
             }
         }
     }
 
-    /// Returns up to which frame everything is written now. One by one: a batch would lock everybody out who
-    /// looks for a request id meanwhile, and everything before the mark is there whenever the mark is.
-    fn write(&mut self, taken: &Waiting) -> io::Result<Option<u64>> {
+    fn write(&mut self, taken: &Waiting) -> io::Result<()> {
         let bytes = |range: &Range<usize>| taken.bytes.get(range.clone()).unwrap_or_default();
         let with_request = taken.decided.iter().filter(|decided| !decided.request.is_empty());
-        self.requests.add(with_request.map(|decided| (bytes(&decided.request).to_vec(), decided.id)))?;
+        self.unsaid.requests.extend(with_request.map(|it| (bytes(&it.request).to_vec(), it.id)));
         let mut records: Vec<_> =
             taken.decided.iter().map(|decided| (decided.id, bytes(&decided.record))).collect();
         let mut chunks = Vec::new();
         chunk::make(&mut records, |key, value| chunks.push((key, value)));
         for (key, chunk) in chunks {
-            let chunk = match self.tree.get(&key)? {
-                Some(there) => chunk::union(&there, &chunk).map_err(io::Error::other)?,
-                None => chunk,
-            };
-            self.tree.insert(key, chunk)?;
+            self.add(key, chunk)?;
+        }
+        if let Some(file) = &mut self.file {
+            file.write()?;
         }
         self.complete |= taken.complete.is_some();
         // The last frame may have more decisions than were taken: only frames before it are complete.
         let last = taken.decided.last().map(|last| last.sequence.saturating_sub(1));
-        let through = last.max(taken.complete).filter(|_| self.complete);
-        if let Some(through) = through {
-            self.tree.insert(MARK, &put_mark(self.identity, through))?;
-        }
-        Ok(through)
+        self.unsaid.through = last.max(taken.complete).max(self.unsaid.through);
+        Ok(())
     }
 
-    fn prune(&self, before: Timestamp) -> io::Result<()> {
+    fn add(&mut self, key: Vec<u8>, chunk: Vec<u8>) -> io::Result<()> {
+        let there = match self.unsaid.chunks.get(&key) {
+            Some(place) => Some(*place),
+            None => self.tree.get(&key)?.map(|place| Place::take(&place)).transpose()?,
+        };
+        if self.file.as_ref().is_none_or(Growing::is_full) {
+            // The tree says all of a file, and how long it is, before nobody has it any more.
+            self.say()?;
+            let number = self.receipts.numbers()?.into_iter().max().map_or(0, |last| last + 1);
+            self.file = Some(Growing::begin(&self.receipts, number)?);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let chunk = match there {
+            Some(place) => {
+                file.write()?;
+                chunk::union(&self.receipts.read(place)?, &chunk).map_err(io::Error::other)?
+            }
+            None => chunk,
+        };
+        let span = chunk::first(&key).map_or(0, chunk::span_of);
+        self.unsaid.chunks.insert(key, file.add(span, &chunk));
+        Ok(())
+    }
+
+    /// Says in the tree what stands in files, all of it synced when this returns. One by one: a batch would lock
+    /// everybody out who looks for a request id meanwhile, and everything before the mark is there whenever the
+    /// mark is.
+    fn say(&mut self) -> io::Result<()> {
+        let unsaid = std::mem::take(&mut self.unsaid);
+        if unsaid.is_empty() {
+            return Ok(());
+        }
+        let Unsaid { since: _, chunks, requests, through, unneeded } = unsaid;
+        if let Some(file) = &mut self.file {
+            let extent = file.sync()?;
+            self.tree.insert(file_key(file.number), extent.put())?;
+        }
+        for (key, place) in chunks {
+            self.tree.insert(key, place.put())?;
+        }
+        self.requests.add(requests)?;
+        let through = through.filter(|_| self.complete);
+        match through {
+            Some(_) if self.damaged.load(Ordering::Acquire) => drop(self.tree.remove(MARK)?),
+            Some(through) => drop(self.tree.insert(MARK, &put_mark(self.identity, through))?),
+            None => {}
+        }
+        self.sync()?;
+        if let Some(through) = through {
+            self.through.store(through, Ordering::Release);
+        }
+        // Only now: had the tree forgotten that nothing needs them, it would look for them.
+        unneeded.into_iter().try_for_each(|number| self.receipts.remove(number))
+    }
+
+    fn prune(&mut self, before: Timestamp) -> io::Result<()> {
         let end = chunk::span_begin(TransactionId::from_u128(u128::from(before.as_micros() / 1_000) << 80));
         let mut old = self.tree.range(chunk::FIRST.to_vec()..chunk::key(end)).peekable();
         while old.peek().is_some() {
             let mut batch = sled::Batch::default();
             let mut requests = Vec::new();
             for entry in old.by_ref().take(PRUNE_MAX) {
-                let (key, value) = entry?;
-                for decided in chunk::Entries::of(&value) {
+                let (key, place) = entry?;
+                batch.remove(key);
+                let chunk = match Place::take(&place).and_then(|place| self.receipts.read(place)) {
+                    Ok(chunk) => chunk,
+                    Err(error) => {
+                        tracing::error!(%error, "the index is damaged; it will be rebuilt at the next start");
+                        self.damaged.store(true, Ordering::Release);
+                        continue;
+                    }
+                };
+                for decided in chunk::Entries::of(&chunk) {
                     let (id, decided) = decided.map_err(io::Error::other)?;
                     let request = decided.request_id.as_ref();
                     requests.extend(
                         request.map(|request| (requests::whole(&decided.producer_group, request), id)),
                     );
                 }
-                batch.remove(key);
             }
-            self.requests.prune(requests.into_iter(), |id| id < end)?;
+            self.requests.prune(requests, |id| id < end)?;
             self.tree.apply_batch(batch)?;
+        }
+        self.forget_files(chunk::span_of(end))
+    }
+
+    /// Lets go of files in which all transactions were made in spans before this.
+    fn forget_files(&mut self, end: u64) -> io::Result<()> {
+        for entry in self.tree.range(FILES..FILES_END) {
+            let (key, extent) = entry?;
+            let grows = self.file.as_ref().map(|file| file.number);
+            let number = file_number(&key).filter(|number| Some(*number) != grows);
+            if let Some(number) = number.filter(|_| Extent::take(&extent).is_ok_and(|it| it.youngest < end)) {
+                self.tree.remove(key)?;
+                self.unsaid.unneeded.push(number);
+                self.unsaid.since.get_or_insert_with(Clock::stopwatch);
+            }
         }
         Ok(())
     }
 
-    fn sync(&self, through: u64) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         self.tree.flush()?;
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -239,7 +329,6 @@ impl Keeper {
                 File::open(entry.path())?.sync_data()?;
             }
         }
-        self.through.store(through, Ordering::Release);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@
 //! both kinds, when it was used again after the receipt of its first transaction was pruned: the younger
 //! transaction counts. Lifetime: until the receipts are pruned; a leaf stays until all in it are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,8 +29,8 @@ const LEAF_MAX: usize = 128;
 /// So many neighbours are worth the writing of a leaf.
 const NEIGHBOURS_MIN: usize = 8;
 
-/// What is remembered of request ids, by whole request id.
-type Entries = BTreeMap<Vec<u8>, TransactionId>;
+/// A whole request id, and the transaction that it brought.
+type Entry = (Vec<u8>, TransactionId);
 
 /// The request ids in the index.
 #[derive(Clone)]
@@ -84,18 +84,18 @@ impl Requests {
     ///
     /// # Errors
     /// Of the tree.
-    pub(super) fn add(&self, requests: impl Iterator<Item = (Vec<u8>, TransactionId)>) -> io::Result<()> {
-        let requests: Entries = requests.collect();
+    pub(super) fn add(&self, mut requests: Vec<Entry>) -> io::Result<()> {
+        put_in_order(&mut requests);
         self.raise_newest(&requests)?;
         let mut rest = requests.into_iter().peekable();
         while let Some((first, _)) = rest.peek() {
             let leaf = self.leaf_of(first)?;
             let next = self.leaf_behind(first)?;
-            let mut neighbours = Entries::new();
+            let mut neighbours = Vec::new();
             while let Some(entry) =
                 rest.next_if(|(request, _)| next.as_ref().is_none_or(|next| request < next))
             {
-                neighbours.extend([entry]);
+                neighbours.push(entry);
             }
             if neighbours.len() < NEIGHBOURS_MIN {
                 for (request, id) in neighbours {
@@ -114,10 +114,10 @@ impl Requests {
     /// Of the tree.
     pub(super) fn prune(
         &self,
-        requests: impl Iterator<Item = (Vec<u8>, TransactionId)>,
+        mut requests: Vec<Entry>,
         gone: impl Fn(TransactionId) -> bool,
     ) -> io::Result<()> {
-        let requests: Entries = requests.collect();
+        put_in_order(&mut requests);
         let mut seen = None;
         for (request, id) in requests {
             let single = [SINGLE, &request].concat();
@@ -139,15 +139,13 @@ impl Requests {
     }
 
     /// From the last to the first: whoever looks meanwhile finds a whole leaf that has what was there before.
-    fn add_to_leaf(&self, leaf: Option<(sled::IVec, sled::IVec)>, added: Entries) -> io::Result<()> {
-        let mut entries = Entries::new();
+    fn add_to_leaf(&self, leaf: Option<(sled::IVec, sled::IVec)>, added: Vec<Entry>) -> io::Result<()> {
+        let mut entries = Vec::new();
         if let Some((_, leaf)) = &leaf {
-            for entry in Leaf::of(leaf) {
-                entries.extend([entry.map_err(io::Error::other)?]);
-            }
+            entries = Leaf::of(leaf).collect::<Result<_, _>>().map_err(io::Error::other)?;
         }
         entries.extend(added);
-        let entries: Vec<_> = entries.into_iter().collect();
+        put_in_order(&mut entries);
         for (number, few) in entries.chunks(LEAF_MAX).enumerate().rev() {
             let key = match (&leaf, few.first()) {
                 (Some((key, _)), _) if number == 0 => key.clone(),
@@ -176,10 +174,10 @@ impl Requests {
     }
 
     /// Comes before the writing, so that nobody takes for new what is being written.
-    fn raise_newest(&self, requests: &Entries) -> io::Result<()> {
+    fn raise_newest(&self, requests: &[Entry]) -> io::Result<()> {
         let mut newest = self.newest();
         let mut group = None;
-        for request in requests.keys().rev() {
+        for (request, _) in requests.iter().rev() {
             if group.replace(group_of(request)) == Some(group_of(request)) {
                 continue;
             }
@@ -223,6 +221,18 @@ impl Requests {
     }
 }
 
+/// By request id; of the same one the last stays.
+fn put_in_order(entries: &mut Vec<Entry>) {
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    entries.dedup_by(|(later, id), (request, stays)| {
+        let same = later == request;
+        if same {
+            *stays = *id;
+        }
+        same
+    });
+}
+
 /// Its producer group.
 fn group_of(whole: &[u8]) -> &[u8] {
     whole.split(|byte| *byte == 0).next().unwrap_or_default()
@@ -232,7 +242,7 @@ fn transaction(id: &[u8]) -> Option<TransactionId> {
     Some(TransactionId::from_u128(u128::from_be_bytes(id.try_into().ok()?)))
 }
 
-fn put_leaf(entries: &[(Vec<u8>, TransactionId)]) -> Vec<u8> {
+fn put_leaf(entries: &[Entry]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut before: &[u8] = &[];
     for (request, id) in entries {
@@ -346,7 +356,7 @@ mod tests {
                 let added = batch.iter().map(|((group, request_id), id)| {
                     (whole(group, request_id), TransactionId::from_u128(*id))
                 });
-                requests.add(added).expect("the tree is fine");
+                requests.add(added.collect()).expect("the tree is fine");
                 model.extend(batch);
                 if chance.random_bool(0.2) {
                     let before = end;
@@ -355,7 +365,7 @@ mod tests {
                     let gone = gone.map(|((group, request_id), id)| {
                         (whole(group, request_id), TransactionId::from_u128(*id))
                     });
-                    requests.prune(gone, |id| id.as_u128() < end).expect("the tree is fine");
+                    requests.prune(gone.collect(), |id| id.as_u128() < end).expect("the tree is fine");
                 }
                 if chance.random_bool(0.1) {
                     // As after a restart.
@@ -373,7 +383,7 @@ mod tests {
             let all = model
                 .iter()
                 .map(|((group, request_id), id)| (whole(group, request_id), TransactionId::from_u128(*id)));
-            requests.prune(all, |_| true).expect("the tree is fine");
+            requests.prune(all.collect(), |_| true).expect("the tree is fine");
             assert!(requests.tree.is_empty(), "seed {seed}: nothing stays behind");
         }
     }
@@ -384,7 +394,7 @@ mod tests {
         let requests = Requests::new(tree(directory.path()));
         let ids = (0..1_000_u128)
             .map(|number| (format!("shop\0{number:032x}").into_bytes(), TransactionId::from_u128(number)));
-        requests.add(ids).expect("the tree is fine");
+        requests.add(ids.collect()).expect("the tree is fine");
         assert_eq!(requests.tree.len(), 1_000_usize.div_ceil(LEAF_MAX));
         let bytes: usize = requests.tree.iter().map(|entry| entry.expect("the tree is fine").1.len()).sum();
         assert!(bytes < 1_000 * 25, "{bytes} bytes for ids of 16");
