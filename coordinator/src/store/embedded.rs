@@ -24,7 +24,7 @@ mod writer;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use halfmq_core::{Extent, Message};
@@ -65,12 +65,17 @@ pub enum Error {
 
 /// The embedded engine, shared by all APIs.
 pub struct Embedded {
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    open: Mutex<Option<Open>>,
     segments: Segments,
     standing: Standing,
-    index: Arc<Index>,
     failed: Arc<OnceLock<Unavailable>>,
     stopped: tokio::sync::watch::Receiver<bool>,
+}
+
+/// What a store that is closed has let go of.
+struct Open {
+    jobs: mpsc::Sender<Job>,
+    index: Arc<Index>,
 }
 
 /// A call on its way to the writer. It is run once, with a turn or with the reason why there is none,
@@ -103,7 +108,8 @@ impl Embedded {
         let shared =
             Shared { standing: standing.clone(), failed: Arc::clone(&failed), index: Arc::clone(&index) };
         Writer::start(engine, queue, shared, lock, stopping).map_err(directory)?;
-        Ok((Self { jobs: Mutex::new(Some(jobs)), segments, standing, index, failed, stopped }, recovered))
+        let open = Mutex::new(Some(Open { jobs, index }));
+        Ok((Self { open, segments, standing, failed, stopped }, recovered))
     }
 
     fn turn<T: Send + 'static>(
@@ -115,7 +121,15 @@ impl Embedded {
     }
 
     fn jobs(&self) -> Option<mpsc::Sender<Job>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.opened().as_ref().map(|open| open.jobs.clone())
+    }
+
+    fn index(&self) -> Result<Arc<Index>, Unavailable> {
+        self.opened().as_ref().map(|open| Arc::clone(&open.index)).ok_or(Unavailable::Stopping)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads messages back, each answered by itself. Most were written a moment ago and come from the page
@@ -133,7 +147,7 @@ impl Embedded {
     }
 
     fn closed(&self) -> Reply<()> {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.opened().take());
         let mut stopped = self.stopped.clone();
         Box::pin(async move {
             drop(stopped.wait_for(|stopped| *stopped).await);

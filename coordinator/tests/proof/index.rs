@@ -144,7 +144,7 @@ async fn damaged_index_is_made_again_from_the_journal() {
     }
 }
 
-/// Where the index keeps receipts; `number` counts its starts.
+/// Where the index keeps receipts: each start begins a file.
 fn receipts_file(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("index/receipts/{number:010}"))
 }
@@ -348,6 +348,50 @@ fn index_made_anew_after_segments_are_gone_knows_what_it_does_not_know() {
         let never = TransactionId::fresh(clock.now(), [7; 10]);
         let view = engine.turn().missing(never);
         assert_eq!(view, Rejection::UnknownTransaction(never), "{story}: it was never there");
+        drop(engine);
+        index.close();
+    }
+}
+
+/// Of two files one is damaged, after the journal has let go of what was decided first. A start that mends it
+/// reads from the journal what is still there, and must not throw away what only the index has.
+#[test]
+fn damage_costs_no_receipts_but_those_that_are_damaged() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
+    let (mut began, index) = engine(directory.path(), &clock, 0);
+    let old = rolled_back(&mut began, &clock, 0..400);
+    drop(began);
+    index.close();
+    drop(index);
+    let (mut again, index) = engine(directory.path(), &clock, 0);
+    let young = rolled_back(&mut again, &clock, 400..600);
+    assert!(
+        !directory.path().join("journal/0000000001.seg").exists(),
+        "the story needs a segment to be gone"
+    );
+    drop(again);
+    index.close();
+    drop(index);
+    let file = receipts_file(directory.path(), 1);
+    let whole = fs::read(&file).expect("it is there");
+    fs::write(&file, whole.iter().map(|byte| byte ^ 0x55).collect::<Vec<_>>()).expect("it is there");
+    let (mut damaged, index) = engine(directory.path(), &clock, 0);
+    let answer = damaged.run(Work::SMALL, |turn| turn.decide(decision(young[0], Decision::Rollback)));
+    let unanswered = matches!(answer.expect("the disk is fine"), Err(Unavailable::Failed(_)));
+    assert!(unanswered, "a damaged receipt is no answer");
+    assert_eq!(answers(&mut damaged, &old[..1]), ["receipt"], "others are");
+    drop(damaged);
+    index.close();
+    drop(index);
+    for story in ["mended", "opened again"] {
+        let (mut engine, index) = engine(directory.path(), &clock, 0);
+        let old = answers(&mut engine, &old);
+        assert!(old.iter().all(|answer| *answer == "receipt"), "{story}: only the index has them");
+        assert_eq!(answers(&mut engine, &young[199..]), ["receipt"], "{story}: the journal has it");
+        let first = engine.run(Work::SMALL, |turn| turn.decide(decision(young[0], Decision::Rollback)));
+        let first = first.expect("the disk is fine").expect("the index is fine");
+        assert!(!matches!(first, Err(Rejection::UnknownTransaction(_))), "{story}: {first:?}");
         drop(engine);
         index.close();
     }

@@ -1,5 +1,7 @@
 //! Keeping memory and disk near what is needed: entries go onto the shelf, contents are carried forward.
 
+use std::cell::LazyCell;
+
 use super::Ledger;
 use crate::cursor::Cursor;
 use crate::dead_letters::DeadLetters;
@@ -197,7 +199,8 @@ impl Ledger {
         let any_touches = |runs: &[Run]| runs.iter().any(|run| run.touches(from, to));
         for (name, topic) in &self.topics {
             for (number, queue) in (0..).zip(&topic.queues) {
-                let readers = self.readers(now, name, number);
+                // Of most queues nothing is asked.
+                let readers = LazyCell::new(|| self.readers(now, name, number));
                 for page in queue.pages().iter().filter(|it| touches(it.extent) || any_touches(&it.contents))
                 {
                     let needed = readers.needed_of(page.first.max(queue.base()), page.end(), page.released.1);

@@ -32,8 +32,6 @@ const QUEUES: u32 = 4;
 const BATCH_MAX: usize = 16;
 /// Bytes that the journal keeps of a transaction besides its body, about.
 const RECORDS: u64 = 180;
-/// Bytes of a frame besides its records.
-const FRAME_HEAD: u64 = 32;
 
 /// The store, and what a consumer without a message waits for.
 pub(super) struct InProcess {
@@ -98,8 +96,7 @@ pub(super) async fn measure(home: Home, load: &Load, progress: &ProgressBar) -> 
 fn written(before: &Reading, after: &Reading) -> Groups {
     let (Some(before), Some(after)) = (before.journal, after.journal) else { return Groups::default() };
     let journal = after.since(before);
-    let count = journal.syncs as u64;
-    Groups { count, bytes: journal.bytes as u64 + count * FRAME_HEAD }
+    Groups { count: journal.syncs as u64, bytes: journal.bytes as u64 }
 }
 
 /// How many times as long.

@@ -153,10 +153,10 @@ impl Sealed {
         Ok(())
     }
 
-    /// Bytes of its records.
+    /// Bytes that it takes in the journal.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.records.len() as u64
+        self.reserved.bytes()
     }
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! c <transaction id, 16 bytes>    ► place of decided transactions, this one first (chunk.rs, receipts.rs)
 //! q …  r …                        ► which transaction a request id brought (requests.rs)
-//! s <number u32 BE>               ► extent of a file of decided transactions (receipts.rs)
+//! s <number u32 BE>               ► how much of a file of receipts is filled (receipts.rs)
+//! d <key of a chunk>              ► nothing: it cannot be read
 //! o                               ► identity u64 BE of the journal, sequence u64 BE
 //! f                               ► microseconds u64 BE: receipts of transactions that were made before are not
 //!                                   all kept
@@ -13,14 +14,15 @@
 //! keeps what it wrote first, so it is true whenever the index is readable at all. Absence from the chunks at or below it: the transaction
 //! is not decided. A decision that was written again after a restart may stand in two chunks, the same in both.
 //!
-//! A thread of its own writes (keeper.rs). Losing the last seconds only means work at the next start.
+//! A thread of its own writes (keeper.rs). Losing the last seconds only means work at the next start. A chunk that
+//! is damaged is no answer, never "unknown"; the next start reads its receipts from the journal again.
 
 mod chunk;
 mod keeper;
 mod receipts;
 mod requests;
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -31,9 +33,10 @@ use std::time::Duration;
 
 use halfmq_core::{DecidedTransaction, ProducerGroup, RequestId, State, Timestamp, TransactionId};
 
+use crate::clock::Clock;
 use crate::store::{ListTransactions, Unavailable};
-use keeper::{Inbox, Keeper, Unsaid};
-use receipts::{Extent, Place, Receipts};
+use keeper::{Inbox, Keeper, Unpublished};
+use receipts::{Filled, Place, Receipts};
 use requests::Requests;
 
 /// Decisions that wait for the keeper; more hold up whoever makes them.
@@ -48,10 +51,7 @@ pub struct Index {
     path: PathBuf,
     through: Arc<AtomicU64>,
     floor: AtomicU64,
-    /// It cannot be written.
     broken: Arc<AtomicBool>,
-    /// Something in it cannot be read.
-    damaged: Arc<AtomicBool>,
     inbox: Arc<Inbox>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -68,6 +68,7 @@ impl Index {
     fn with_files_of(path: &Path, file_bytes: u32) -> io::Result<Self> {
         let tree = match open_tree(path) {
             Ok(tree) => tree,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the index is damaged; it will be rebuilt from the journal");
                 fs::remove_dir_all(path)?;
@@ -82,7 +83,6 @@ impl Index {
             through: Arc::default(),
             floor: AtomicU64::default(),
             broken: Arc::default(),
-            damaged: Arc::default(),
             inbox: Arc::default(),
             thread: Mutex::new(None),
         })
@@ -94,9 +94,12 @@ impl Index {
         let mark = guarded(|| self.tree.get(MARK)).ok().flatten().and_then(|mark| take_mark(&mark));
         let known = mark.filter(|(of, _)| *of == identity).map(|(_, through)| through);
         let known = known.filter(|_| self.tidy_files().is_ok());
-        if known.is_none() {
-            self.clear();
+        let mut mended = Vec::new();
+        match known {
+            Some(_) => mended = self.let_go_of_damaged(),
+            None => self.clear(),
         }
+        let known = known.filter(|_| mended.is_empty());
         let floor = guarded(|| self.tree.get(FLOOR)).ok().flatten();
         let floor = floor.and_then(|floor| <[u8; 8]>::try_from(&*floor).ok()).map_or(0, u64::from_be_bytes);
         self.floor.store(floor, Ordering::Release);
@@ -112,17 +115,16 @@ impl Index {
             through: Arc::clone(&self.through),
             inbox: Arc::clone(&self.inbox),
             complete: known.is_some(),
-            damaged: Arc::clone(&self.damaged),
+            mended,
             file: None,
-            unsaid: Unsaid::default(),
+            unpublished: Unpublished::default(),
         };
-        let (tree, broken, inbox) = (self.tree.clone(), Arc::clone(&self.broken), Arc::clone(&self.inbox));
+        let (broken, inbox) = (Arc::clone(&self.broken), Arc::clone(&self.inbox));
         let thread = std::thread::Builder::new().name("halfmq-index".into()).spawn(move || {
             if let Err(error) =
                 catch_unwind(AssertUnwindSafe(|| keeper.run())).unwrap_or_else(|_| Err(panicked()))
             {
-                tracing::error!(%error, "the index cannot be written; it will be rebuilt at the next start");
-                drop(guarded(|| tree.remove(MARK)));
+                tracing::error!(%error, "the index cannot be written any more; the next start catches up");
                 broken.store(true, Ordering::Release);
                 inbox.close();
             }
@@ -144,7 +146,13 @@ impl Index {
         if !self.tree.is_empty() {
             tracing::warn!("the index is of another journal or not whole; it will be rebuilt");
         }
-        self.broken.fetch_or(guarded(|| self.tree.clear()).is_err(), Ordering::AcqRel);
+        // The mark first: nothing may be missing that it speaks of, whenever a power cut comes.
+        let cleared = guarded(|| {
+            self.tree.remove(MARK)?;
+            self.tree.flush()?;
+            self.tree.clear()
+        });
+        self.broken.fetch_or(cleared.is_err(), Ordering::AcqRel);
         self.requests.clear();
         self.broken.fetch_or(self.tidy_files().is_err(), Ordering::AcqRel);
     }
@@ -156,15 +164,33 @@ impl Index {
     fn tidy_files(&self) -> io::Result<()> {
         let mut unknown = self.receipts.numbers()?;
         let files: Vec<_> = guarded(|| self.tree.range(FILES..FILES_END).collect())?;
-        for (key, extent) in files {
-            let file = file_number(&key).zip(Extent::take(&extent).ok());
-            let Some((number, _)) = file.filter(|(number, extent)| self.receipts.has(*number, *extent))
+        for (key, filled) in files {
+            let file = file_number(&key).zip(Filled::take(&filled).ok());
+            let Some((number, _)) = file.filter(|(number, filled)| self.receipts.has(*number, *filled))
             else {
                 return Err(io::Error::other("receipts are missing"));
             };
             unknown.retain(|it| *it != number);
         }
-        unknown.into_iter().try_for_each(|number| self.receipts.remove(number))
+        unknown.into_iter().for_each(|number| self.receipts.remove(number));
+        Ok(())
+    }
+
+    /// Chunks that could not be read, by their keys. They are no longer there: their receipts come anew.
+    fn let_go_of_damaged(&self) -> Vec<Vec<u8>> {
+        let let_go = guarded(|| {
+            let mut chunks = Vec::new();
+            for key in self.tree.range(DAMAGED..DAMAGED_END).keys() {
+                let chunk = key?.get(DAMAGED.len()..).unwrap_or_default().to_vec();
+                self.tree.remove(&chunk)?;
+                chunks.push(chunk);
+            }
+            Ok(chunks)
+        });
+        let_go.unwrap_or_else(|error| {
+            tracing::warn!(%error, "damaged receipts stay unanswered");
+            Vec::new()
+        })
     }
 
     /// Waits until what was added is not too much to hold in memory.
@@ -222,8 +248,8 @@ impl Index {
     /// [`Unavailable::Failed`] when the index cannot be read: then nobody may say "unknown".
     pub fn transaction(&self, id: TransactionId) -> Result<Option<DecidedTransaction>, Unavailable> {
         let mut chunks = self.tree.range(chunk::may_hold(id));
-        while let Some((_, place)) = self.read(|| chunks.next_back().transpose())? {
-            let chunk = self.chunk(&place)?;
+        while let Some((key, place)) = self.read(|| chunks.next_back().transpose())? {
+            let chunk = self.chunk(&key, &place)?;
             if let Some(decided) = chunk::find(&chunk, id).map_err(|error| failed(&error))? {
                 return Ok(Some(decided));
             }
@@ -269,8 +295,8 @@ impl Index {
                 found.extend(span.drain(..).filter(|(id, decided)| wanted(list, *id, decided)));
             }
             match entry {
-                Some((_, place)) if found.len() < list.max => {
-                    for entry in chunk::Entries::of(&self.chunk(&place)?) {
+                Some((key, place)) if found.len() < list.max => {
+                    for entry in chunk::Entries::of(&self.chunk(&key, &place)?) {
                         span.push(entry.map_err(|error| failed(&error))?);
                     }
                 }
@@ -281,15 +307,18 @@ impl Index {
         Ok(found)
     }
 
-    /// What cannot be read is read from the journal again: the next start makes the index anew.
-    fn chunk(&self, place: &[u8]) -> Result<Vec<u8>, Unavailable> {
-        Place::take(place).and_then(|place| self.receipts.read(place)).map_err(|error| {
-            if !self.damaged.swap(true, Ordering::AcqRel) {
-                tracing::error!(%error, "the index is damaged; it will be rebuilt at the next start");
-                self.broken.fetch_or(guarded(|| self.tree.remove(MARK)).is_err(), Ordering::AcqRel);
-            }
-            failed(&error)
-        })
+    /// The chunk of this key; an empty one if it was pruned after its place was read.
+    fn chunk(&self, key: &[u8], place: &[u8]) -> Result<Vec<u8>, Unavailable> {
+        let error = match Place::take(place).and_then(|place| self.receipts.read(place)) {
+            Ok(chunk) => return Ok(chunk),
+            Err(error) => error,
+        };
+        match self.read(|| self.tree.get(key))? {
+            None => return Ok(Vec::new()),
+            Some(moved) if *moved != *place => return self.chunk(key, &moved),
+            Some(_) => remember_damage(&self.tree, key, &error),
+        }
+        Err(failed(&error))
     }
 
     /// Writes what is left and stops.
@@ -325,9 +354,25 @@ fn wanted(list: &ListTransactions, id: TransactionId, decided: &DecidedTransacti
 }
 
 const MARK: &[u8] = b"o";
+const DAMAGED: &[u8] = b"d";
+const DAMAGED_END: &[u8] = b"e";
 const FILES: &[u8] = b"s";
 const FILES_END: &[u8] = b"t";
 const FLOOR: &[u8] = b"f";
+
+fn damaged_key(chunk: &[u8]) -> Vec<u8> {
+    [DAMAGED, chunk].concat()
+}
+
+/// For the next start, if it is damage.
+fn remember_damage(tree: &sled::Db, chunk: &[u8], error: &io::Error) {
+    if receipts::is_damage(error) {
+        let known = guarded(|| tree.insert(damaged_key(chunk), &[]));
+        if !matches!(known, Ok(Some(_))) {
+            tracing::error!(%error, "receipts are damaged; the next start reads them from the journal again");
+        }
+    }
+}
 
 fn file_key(number: u32) -> Vec<u8> {
     [FILES, &number.to_be_bytes()].concat()
@@ -347,8 +392,28 @@ fn take_mark(bytes: &[u8]) -> Option<(u64, u64)> {
 }
 
 fn open_tree(path: &Path) -> io::Result<sled::Db> {
+    wait_for_threads_of_another(path)?;
     let open = || sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open();
     Ok(guarded(open)?)
+}
+
+/// The data directory is ours alone, but threads of a tree that was open in this process may still be about to end.
+/// To sled a file that they have locked is an error like damage.
+fn wait_for_threads_of_another(path: &Path) -> io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let file = match File::open(path.join("db")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let began = Clock::stopwatch();
+    while let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if began.elapsed() > PATIENCE {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "the index is open elsewhere"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// sled panics on much of the damage that it meets; for us that is an error like any other.

@@ -301,6 +301,12 @@ impl Reserved {
         segment.sync()
     }
 
+    /// Of the frame, its head included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.end - self.frame.address
+    }
+
     /// Of the frame.
     #[must_use]
     pub fn sequence(&self) -> u64 {

@@ -74,7 +74,7 @@ impl Store for Embedded {
     }
 
     fn list(&self, list: ListTransactions) -> Reply<Vec<TransactionView>> {
-        let index = std::sync::Arc::clone(&self.index);
+        let index = self.index();
         let hot = list.clone();
         let turn = self.turn(Work::Look, move |turn| {
             turn.ledger.list(hot.state, hot.producer_group.as_ref(), hot.after, hot.max)
@@ -83,7 +83,7 @@ impl Store for Embedded {
             let mut views = turn.await?;
             if matches!(list.state, Some(State::Committed | State::RolledBack)) {
                 // In memory, in the index, or for a moment in both.
-                views.extend(index.list(&list)?.into_iter().map(|(id, decided)| decided.view(id)));
+                views.extend(index?.list(&list)?.into_iter().map(|(id, decided)| decided.view(id)));
                 views.sort_by_key(|view| view.transaction);
                 views.dedup_by_key(|view| view.transaction);
                 views.truncate(list.max.min(PAGE_MAX));
@@ -93,14 +93,15 @@ impl Store for Embedded {
     }
 
     fn horizon(&self) -> Reply<Horizon> {
-        let index = std::sync::Arc::clone(&self.index);
-        self.turn(Work::Look, move |turn| {
+        let index = self.index();
+        let turn = self.turn(Work::Look, move |turn| {
             let last_sequences = turn.ledger.last_sequences();
-            Horizon {
-                receipts_since: Some(index.floor()).filter(|floor| *floor > Timestamp::ZERO),
+            Ok(Horizon {
+                receipts_since: Some(index?.floor()).filter(|floor| *floor > Timestamp::ZERO),
                 last_sequences: last_sequences.map(|(group, last)| (group.clone(), last)).collect(),
-            }
-        })
+            })
+        });
+        Box::pin(async { turn.await? })
     }
 
     fn claim_checks(&self, reachable: Vec<ProducerGroup>, max: usize, claim: Duration) -> Reply<Claimed> {

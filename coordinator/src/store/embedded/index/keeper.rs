@@ -14,15 +14,15 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use halfmq_core::{DecidedTransaction, Timestamp, TransactionId};
 
-use super::receipts::{Extent, Growing, Place, Receipts};
+use super::receipts::{Filled, Growing, Place, Receipts, is_damage};
 use super::requests::{self, Requests};
-use super::{FILES, FILES_END, MARK, chunk, file_key, file_number, put_mark};
+use super::{FILES, FILES_END, MARK, chunk, damaged_key, file_key, file_number, put_mark, remember_damage};
 use crate::clock::Clock;
 
 /// How long decisions are gathered: nobody waits for them.
@@ -156,15 +156,15 @@ pub(super) struct Keeper {
     pub(super) inbox: Arc<Inbox>,
     /// Nothing is missing that is older than what comes next: the index may say how much it has.
     pub(super) complete: bool,
-    /// Something in it cannot be read: it may not say that it has anything.
-    pub(super) damaged: Arc<AtomicBool>,
+    /// Keys of damaged chunks whose receipts come from the journal again; known until all of them have come.
+    pub(super) mended: Vec<Vec<u8>>,
     pub(super) file: Option<Growing>,
-    pub(super) unsaid: Unsaid,
+    pub(super) unpublished: Unpublished,
 }
 
-/// What stands in files, and the tree does not say yet.
+/// What the tree does not say yet.
 #[derive(Default)]
-pub(super) struct Unsaid {
+pub(super) struct Unpublished {
     since: Option<Instant>,
     chunks: BTreeMap<Vec<u8>, Place>,
     requests: Vec<(Vec<u8>, TransactionId)>,
@@ -173,7 +173,7 @@ pub(super) struct Unsaid {
     unneeded: Vec<u32>,
 }
 
-impl Unsaid {
+impl Unpublished {
     fn is_empty(&self) -> bool {
         let Self { since: _, chunks, requests, through, unneeded } = self;
         chunks.is_empty() && requests.is_empty() && through.is_none() && unneeded.is_empty()
@@ -183,18 +183,18 @@ impl Unsaid {
 impl Keeper {
     pub(super) fn run(&mut self) -> io::Result<()> {
         loop {
-            let patience = self.unsaid.since.map(|since| SYNC_EVERY.saturating_sub(since.elapsed()));
-            let Some(taken) = self.inbox.take(patience) else { return self.say() };
+            let patience = self.unpublished.since.map(|since| SYNC_EVERY.saturating_sub(since.elapsed()));
+            let Some(taken) = self.inbox.take(patience) else { return self.publish() };
             if !taken.is_empty() {
                 self.write(&taken)?;
-                self.unsaid.since.get_or_insert_with(Clock::stopwatch);
+                self.unpublished.since.get_or_insert_with(Clock::stopwatch);
             }
             if let Some(before) = taken.prune {
-                self.say()?;
+                self.publish()?;
                 self.prune(before)?;
             }
-            if self.unsaid.since.is_some_and(|since| since.elapsed() >= SYNC_EVERY) {
-                self.say()?;
+            if self.unpublished.since.is_some_and(|since| since.elapsed() >= SYNC_EVERY) {
+                self.publish()?;
             }
         }
     }
@@ -202,7 +202,7 @@ impl Keeper {
     fn write(&mut self, taken: &Waiting) -> io::Result<()> {
         let bytes = |range: &Range<usize>| taken.bytes.get(range.clone()).unwrap_or_default();
         let with_request = taken.decided.iter().filter(|decided| !decided.request.is_empty());
-        self.unsaid.requests.extend(with_request.map(|it| (bytes(&it.request).to_vec(), it.id)));
+        self.unpublished.requests.extend(with_request.map(|it| (bytes(&it.request).to_vec(), it.id)));
         let mut records: Vec<_> =
             taken.decided.iter().map(|decided| (decided.id, bytes(&decided.record))).collect();
         let mut chunks = Vec::new();
@@ -216,18 +216,18 @@ impl Keeper {
         self.complete |= taken.complete.is_some();
         // The last frame may have more decisions than were taken: only frames before it are complete.
         let last = taken.decided.last().map(|last| last.sequence.saturating_sub(1));
-        self.unsaid.through = last.max(taken.complete).max(self.unsaid.through);
+        self.unpublished.through = last.max(taken.complete).max(self.unpublished.through);
         Ok(())
     }
 
     fn add(&mut self, key: Vec<u8>, chunk: Vec<u8>) -> io::Result<()> {
-        let there = match self.unsaid.chunks.get(&key) {
+        let there = match self.unpublished.chunks.get(&key) {
             Some(place) => Some(*place),
             None => self.tree.get(&key)?.map(|place| Place::take(&place)).transpose()?,
         };
         if self.file.as_ref().is_none_or(Growing::is_full) {
-            // The tree says all of a file, and how long it is, before nobody has it any more.
-            self.say()?;
+            // All that is in a full file, while it is still open to be synced.
+            self.publish()?;
             let number = self.receipts.numbers()?.into_iter().max().map_or(0, |last| last + 1);
             self.file = Some(Growing::begin(&self.receipts, number)?);
         }
@@ -235,44 +235,48 @@ impl Keeper {
         let chunk = match there {
             Some(place) => {
                 file.write()?;
-                chunk::union(&self.receipts.read(place)?, &chunk).map_err(io::Error::other)?
+                let there = self.receipts.read(place);
+                let there = there.inspect_err(|error| remember_damage(&self.tree, &key, error))?;
+                chunk::union(&there, &chunk).map_err(io::Error::other)?
             }
             None => chunk,
         };
         let span = chunk::first(&key).map_or(0, chunk::span_of);
-        self.unsaid.chunks.insert(key, file.add(span, &chunk));
+        self.unpublished.chunks.insert(key, file.add(span, &chunk));
         Ok(())
     }
 
     /// Says in the tree what stands in files, all of it synced when this returns. One by one: a batch would lock
     /// everybody out who looks for a request id meanwhile, and everything before the mark is there whenever the
     /// mark is.
-    fn say(&mut self) -> io::Result<()> {
-        let unsaid = std::mem::take(&mut self.unsaid);
-        if unsaid.is_empty() {
+    fn publish(&mut self) -> io::Result<()> {
+        let unpublished = std::mem::take(&mut self.unpublished);
+        if unpublished.is_empty() {
             return Ok(());
         }
-        let Unsaid { since: _, chunks, requests, through, unneeded } = unsaid;
+        let Unpublished { since: _, chunks, requests, through, unneeded } = unpublished;
         if let Some(file) = &mut self.file {
-            let extent = file.sync()?;
-            self.tree.insert(file_key(file.number), extent.put())?;
+            let filled = file.sync()?;
+            self.tree.insert(file_key(file.number), filled.put())?;
         }
         for (key, place) in chunks {
             self.tree.insert(key, place.put())?;
         }
         self.requests.add(requests)?;
         let through = through.filter(|_| self.complete);
-        match through {
-            Some(_) if self.damaged.load(Ordering::Acquire) => drop(self.tree.remove(MARK)?),
-            Some(through) => drop(self.tree.insert(MARK, &put_mark(self.identity, through))?),
-            None => {}
+        if let Some(through) = through {
+            self.tree.insert(MARK, &put_mark(self.identity, through))?;
+            for chunk in std::mem::take(&mut self.mended) {
+                self.tree.remove(damaged_key(&chunk))?;
+            }
         }
         self.sync()?;
         if let Some(through) = through {
             self.through.store(through, Ordering::Release);
         }
-        // Only now: had the tree forgotten that nothing needs them, it would look for them.
-        unneeded.into_iter().try_for_each(|number| self.receipts.remove(number))
+        // Only now that the tree has let go of them for good: otherwise the next start would miss them.
+        unneeded.into_iter().for_each(|number| self.receipts.remove(number));
+        Ok(())
     }
 
     fn prune(&mut self, before: Timestamp) -> io::Result<()> {
@@ -283,13 +287,15 @@ impl Keeper {
             let mut requests = Vec::new();
             for entry in old.by_ref().take(PRUNE_MAX) {
                 let (key, place) = entry?;
+                batch.remove(damaged_key(&key));
                 batch.remove(key);
                 let chunk = match Place::take(&place).and_then(|place| self.receipts.read(place)) {
                     Ok(chunk) => chunk,
+                    // What would be removed besides stays, and finds nothing any more.
+                    Err(error) if is_damage(&error) => continue,
                     Err(error) => {
-                        tracing::error!(%error, "the index is damaged; it will be rebuilt at the next start");
-                        self.damaged.store(true, Ordering::Release);
-                        continue;
+                        tracing::warn!(%error, "old receipts could not be pruned yet");
+                        return Ok(());
                     }
                 };
                 for decided in chunk::Entries::of(&chunk) {
@@ -309,13 +315,13 @@ impl Keeper {
     /// Lets go of files in which all transactions were made in spans before this.
     fn forget_files(&mut self, end: u64) -> io::Result<()> {
         for entry in self.tree.range(FILES..FILES_END) {
-            let (key, extent) = entry?;
+            let (key, filled) = entry?;
             let grows = self.file.as_ref().map(|file| file.number);
             let number = file_number(&key).filter(|number| Some(*number) != grows);
-            if let Some(number) = number.filter(|_| Extent::take(&extent).is_ok_and(|it| it.youngest < end)) {
+            if let Some(number) = number.filter(|_| Filled::take(&filled).is_ok_and(|it| it.youngest < end)) {
                 self.tree.remove(key)?;
-                self.unsaid.unneeded.push(number);
-                self.unsaid.since.get_or_insert_with(Clock::stopwatch);
+                self.unpublished.unneeded.push(number);
+                self.unpublished.since.get_or_insert_with(Clock::stopwatch);
             }
         }
         Ok(())

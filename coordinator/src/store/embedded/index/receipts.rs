@@ -4,7 +4,7 @@
 //! ```text
 //! receipts/<number>   crc32c u32 LE of the chunk │ chunk │ crc32c │ chunk │ …
 //! place               number u32 BE │ offset u32 BE of the chunk │ its bytes u32 BE
-//! extent of a file    bytes u32 BE that are synced │ youngest span u64 BE
+//! filled of a file    bytes u32 BE that are synced │ youngest span u64 BE
 //! ```
 //!
 //! A file is synced before the tree says what is in it. Lifetime of a file: until all receipts in it are pruned.
@@ -37,7 +37,7 @@ pub(super) struct Place {
 
 /// What is known of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Extent {
+pub(super) struct Filled {
     /// Synced.
     pub(super) bytes: u32,
     /// Of the transactions in it.
@@ -52,14 +52,14 @@ impl Place {
     /// # Errors
     /// `InvalidData` when it is no place.
     pub(super) fn take(bytes: &[u8]) -> io::Result<Self> {
-        match numbers(bytes) {
+        match three_numbers(bytes) {
             Some([number, offset, bytes]) => Ok(Self { number, offset, bytes }),
             None => Err(damaged("what should say where a receipt is does not")),
         }
     }
 }
 
-impl Extent {
+impl Filled {
     pub(super) fn put(self) -> Vec<u8> {
         [&self.bytes.to_be_bytes()[..], &self.youngest.to_be_bytes()].concat()
     }
@@ -67,15 +67,14 @@ impl Extent {
     /// # Errors
     /// `InvalidData` when it is none.
     pub(super) fn take(bytes: &[u8]) -> io::Result<Self> {
-        match numbers(bytes) {
+        match three_numbers(bytes) {
             Some([bytes, high, low]) => Ok(Self { bytes, youngest: u64::from(high) << 32 | u64::from(low) }),
             None => Err(damaged("what should say how long a file of receipts is does not")),
         }
     }
 }
 
-/// Three numbers.
-fn numbers(bytes: &[u8]) -> Option<[u32; 3]> {
+fn three_numbers(bytes: &[u8]) -> Option<[u32; 3]> {
     let (numbers, rest) = bytes.as_chunks::<4>();
     let numbers: [[u8; 4]; 3] = numbers.try_into().ok()?;
     rest.is_empty().then(|| numbers.map(u32::from_be_bytes))
@@ -119,25 +118,38 @@ impl Receipts {
     pub(super) fn numbers(&self) -> io::Result<Vec<u32>> {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
-            numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok());
+            numbers.extend(number.filter(|number| *name == *file_name(*number)));
         }
         Ok(numbers)
     }
 
     /// Whether all that was synced is there.
-    pub(super) fn has(&self, number: u32, extent: Extent) -> bool {
-        fs::metadata(self.path(number)).is_ok_and(|file| file.len() >= u64::from(extent.bytes))
+    pub(super) fn has(&self, number: u32, filled: Filled) -> bool {
+        fs::metadata(self.path(number)).is_ok_and(|file| file.len() >= u64::from(filled.bytes))
     }
 
-    /// # Errors
-    /// Of the operating system.
-    pub(super) fn remove(&self, number: u32) -> io::Result<()> {
-        fs::remove_file(self.path(number))
+    /// Takes a file away that nobody needs; if that fails, the next start does it.
+    pub(super) fn remove(&self, number: u32) {
+        if let Err(error) = fs::remove_file(self.path(number)) {
+            tracing::warn!(%error, number, "a file of old receipts could not be removed");
+        }
     }
 
     fn path(&self, number: u32) -> PathBuf {
-        self.folder.join(format!("{number:010}"))
+        self.folder.join(file_name(number))
     }
+}
+
+fn file_name(number: u32) -> String {
+    format!("{number:010}")
+}
+
+/// Whether another attempt would find the same; errors of a system that is short of something pass.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    [InvalidData, NotFound, UnexpectedEof].contains(&error.kind())
 }
 
 /// The file that grows.
@@ -190,10 +202,10 @@ impl Growing {
     ///
     /// # Errors
     /// As [`Growing::write`].
-    pub(super) fn sync(&mut self) -> io::Result<Extent> {
+    pub(super) fn sync(&mut self) -> io::Result<Filled> {
         self.write()?;
         self.file.sync_data()?;
-        Ok(Extent { bytes: self.bytes, youngest: self.youngest })
+        Ok(Filled { bytes: self.bytes, youngest: self.youngest })
     }
 }
 
@@ -208,8 +220,8 @@ mod tests {
         let mut growing = Growing::begin(&receipts, 7).expect("it is made");
         let chunks = [&b"one"[..], b"", b"three"];
         let places = chunks.map(|chunk| growing.add(5, chunk));
-        let extent = growing.sync().expect("it takes all");
-        assert_eq!(extent, Extent { bytes: 20, youngest: 5 });
+        let filled = growing.sync().expect("it takes all");
+        assert_eq!(filled, Filled { bytes: 20, youngest: 5 });
         assert_eq!(receipts.numbers().expect("they are there"), [7]);
         for (place, chunk) in places.into_iter().zip(chunks) {
             let place = Place::take(&place.put()).expect("it survives its bytes");
@@ -224,14 +236,14 @@ mod tests {
             assert_eq!(wrong, 1, "byte {at} flipped");
         }
         fs::write(receipts.path(7), &whole[..whole.len() - 1]).expect("it is there");
-        assert!(!receipts.has(7, extent) && !receipts.has(8, extent));
+        assert!(!receipts.has(7, filled) && !receipts.has(8, filled));
         assert!(receipts.read(places[2]).is_err() && receipts.read(places[0]).is_ok());
     }
 
     #[test]
     fn what_the_tree_says_survives_its_bytes() {
-        let extent = Extent { bytes: 9, youngest: u64::MAX - 1 };
-        assert_eq!(Extent::take(&extent.put()).expect("it is one"), extent);
-        assert!(Extent::take(b"short").is_err() && Place::take(&[0; 13]).is_err());
+        let filled = Filled { bytes: 9, youngest: u64::MAX - 1 };
+        assert_eq!(Filled::take(&filled.put()).expect("it is one"), filled);
+        assert!(Filled::take(b"short").is_err() && Place::take(&[0; 13]).is_err());
     }
 }
