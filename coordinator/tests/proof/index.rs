@@ -173,6 +173,7 @@ async fn damaged_receipts_are_no_answer_and_are_made_again_by_the_next_start() {
     assert!(unanswered > 0, "the damage was met");
     store.close().await.expect("it closes");
     all_stand(directory.path(), &receipts, "after damage").await;
+    all_stand(directory.path(), &receipts, "when it is mended").await;
 }
 
 #[tokio::test]
