@@ -1,4 +1,5 @@
-//! What outlives memory: decided transactions, kept in sled. Disposable: the journal can make it again.
+//! What outlives memory: decided transactions, in files, and found through sled. Disposable: the journal can make it
+//! again, as far as that reaches back.
 //!
 //! ```text
 //! c <transaction id, 16 bytes>    ► place of decided transactions, this one first (chunk.rs, receipts.rs)
@@ -6,19 +7,20 @@
 //! s <number u32 BE>               ► how much of a file of receipts is filled (receipts.rs)
 //! d <key of a chunk>              ► nothing: it cannot be read
 //! o                               ► identity u64 BE of the journal, sequence u64 BE
-//! f                               ► microseconds u64 BE: receipts of transactions that were made before are not
-//!                                   all kept
+//! f                               ► microseconds u64 BE: receipts of transactions made before are not all kept
 //! ```
 //!
-//! `o` says: every decision in frames up to this sequence is in here. It is written behind them, and sled
-//! keeps what it wrote first, so it is true whenever the index is readable at all. Absence from the chunks at or below it: the transaction
-//! is not decided. A decision that was written again after a restart may stand in two chunks, the same in both.
+//! `o` says: every decision in frames up to this sequence is in here. It is written behind them, and sled keeps what
+//! it wrote first, so it is true whenever the index is readable at all. Absence from the chunks at or below it: the
+//! transaction is not decided. A decision that was written again after a restart may stand in two chunks, the same
+//! in both.
 //!
 //! A thread of its own writes (keeper.rs). Losing the last seconds only means work at the next start. A chunk that
 //! is damaged is no answer, never "unknown"; the next start reads its receipts from the journal again.
 
 mod chunk;
 mod keeper;
+mod keys;
 mod receipts;
 mod requests;
 
@@ -36,6 +38,7 @@ use halfmq_core::{DecidedTransaction, ProducerGroup, RequestId, State, Timestamp
 use crate::clock::Clock;
 use crate::store::{ListTransactions, Unavailable};
 use keeper::{Inbox, Keeper, Unpublished};
+use keys::{DAMAGED, DAMAGED_END, FILES, FILES_END, FLOOR, MARK, damaged_key, file_number, take_mark};
 use receipts::{Filled, Place, Receipts};
 use requests::Requests;
 
@@ -353,17 +356,6 @@ fn wanted(list: &ListTransactions, id: TransactionId, decided: &DecidedTransacti
         && list.producer_group.as_ref().is_none_or(|group| *group == decided.producer_group)
 }
 
-const MARK: &[u8] = b"o";
-const DAMAGED: &[u8] = b"d";
-const DAMAGED_END: &[u8] = b"e";
-const FILES: &[u8] = b"s";
-const FILES_END: &[u8] = b"t";
-const FLOOR: &[u8] = b"f";
-
-fn damaged_key(chunk: &[u8]) -> Vec<u8> {
-    [DAMAGED, chunk].concat()
-}
-
 /// For the next start, if it is damage.
 fn remember_damage(tree: &sled::Db, chunk: &[u8], error: &io::Error) {
     if receipts::is_damage(error) {
@@ -374,31 +366,14 @@ fn remember_damage(tree: &sled::Db, chunk: &[u8], error: &io::Error) {
     }
 }
 
-fn file_key(number: u32) -> Vec<u8> {
-    [FILES, &number.to_be_bytes()].concat()
-}
-
-fn file_number(key: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(key.strip_prefix(FILES)?.try_into().ok()?))
-}
-
-fn put_mark(identity: u64, through: u64) -> [u8; 16] {
-    ((u128::from(identity) << 64) | u128::from(through)).to_be_bytes()
-}
-
-fn take_mark(bytes: &[u8]) -> Option<(u64, u64)> {
-    let mark = u128::from_be_bytes(bytes.try_into().ok()?);
-    Some(((mark >> 64) as u64, (mark & u128::from(u64::MAX)) as u64))
-}
-
 fn open_tree(path: &Path) -> io::Result<sled::Db> {
     wait_for_threads_of_another(path)?;
     let open = || sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open();
     Ok(guarded(open)?)
 }
 
-/// The data directory is ours alone, but threads of a tree that was open in this process may still be about to end.
-/// To sled a file that they have locked is an error like damage.
+/// The data directory is ours alone, but threads of a tree that was open in this process may still be about to
+/// end. To sled a file that they have locked is an error like damage.
 fn wait_for_threads_of_another(path: &Path) -> io::Result<()> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let file = match File::open(path.join("db")) {
@@ -489,11 +464,5 @@ mod tests {
             let found = index.transaction(id(number)).expect("it is readable");
             assert_eq!(found, is_there.then(|| decided(number)), "transaction {number}");
         }
-    }
-
-    #[test]
-    fn a_mark_survives_its_bytes() {
-        assert_eq!(take_mark(&put_mark(u64::MAX, 7)), Some((u64::MAX, 7)));
-        assert_eq!(take_mark(b"short"), None);
     }
 }

@@ -1,13 +1,14 @@
 //! The thread that writes the index, some time behind the journal.
 //!
 //! ```text
-//!   writer ──► inbox: a lock, a copy, no wake-up ──► every GATHER: chunks to a file ──► every SYNC_EVERY: sync it,
-//!                                                                              then the tree, then sync that
+//!   writer ─► inbox: a lock, a copy, no wake-up
+//!               └─ every GATHER: chunks to a file
+//!                    └─ every SYNC_EVERY: sync it, then tell the tree, then sync that
 //! ```
 //!
-//! What the tree does not say yet nobody asks it for: until [`Index::through`](super::Index::through) has come to it,
-//! a decision stays in memory. The sync of the tree is `flush` and then `sync_data` on the files, since `flush` of sled 0.34.7 alone does not reach
-//! the disk on Linux.
+//! Nobody asks for what the tree does not say yet: a decision stays in memory until
+//! [`Index::through`](super::Index::through) has come to it. The sync of the tree is `flush` and then `sync_data` on
+//! its files, since `flush` of sled 0.34.7 alone does not reach the disk on Linux.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,9 +21,10 @@ use std::time::{Duration, Instant};
 
 use halfmq_core::{DecidedTransaction, Timestamp, TransactionId};
 
+use super::keys::{FILES, FILES_END, MARK, damaged_key, file_key, file_number, put_mark};
 use super::receipts::{Filled, Growing, Place, Receipts, is_damage};
 use super::requests::{self, Requests};
-use super::{FILES, FILES_END, MARK, chunk, damaged_key, file_key, file_number, put_mark, remember_damage};
+use super::{chunk, remember_damage};
 use crate::clock::Clock;
 
 /// How long decisions are gathered: nobody waits for them.
@@ -246,7 +248,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Says in the tree what stands in files, all of it synced when this returns. One by one: a batch would lock
+    /// Tells the tree what stands in files, all of it synced when this returns. One by one: a batch would lock
     /// everybody out who looks for a request id meanwhile, and everything before the mark is there whenever the
     /// mark is.
     fn publish(&mut self) -> io::Result<()> {

@@ -1,5 +1,5 @@
-//! Where chunks (chunk.rs) stand: in files that only grow. The tree only says where; it writes all that stands beside
-//! something new in one of its nodes again and again, which made ten bytes of each byte of a chunk.
+//! Where chunks (chunk.rs) stand: in files that only grow. The tree only says where: it writes a whole node again
+//! and again while that fills, which made ten bytes of each byte of a chunk.
 //!
 //! ```text
 //! receipts/<number>   crc32c u32 LE of the chunk │ chunk │ crc32c │ chunk │ …
