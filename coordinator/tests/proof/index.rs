@@ -213,6 +213,53 @@ async fn index_of_another_journal_is_not_believed() {
     all_stand(one.path(), &receipts, "with another's index").await;
 }
 
+/// Copies all files of a folder into another one, which has no others then.
+fn copy(from: &Path, to: &Path) {
+    drop(fs::remove_dir_all(to));
+    fs::create_dir_all(to).expect("it can be made");
+    for entry in fs::read_dir(from).expect("it is there") {
+        let entry = entry.expect("it is there");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("there is room");
+    }
+}
+
+/// The journal comes back from a backup: what the index knows of later times did not happen. That holds also for an
+/// index that is damaged, which a start otherwise mends and keeps.
+#[tokio::test]
+async fn index_does_not_tell_of_a_future_that_the_journal_has_lost() {
+    for damaged in [false, true] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (journal, backup) = (directory.path().join("journal"), directory.path().join("backup"));
+        let receipts = decided(directory.path()).await;
+        copy(&journal, &backup);
+        let store = open(directory.path());
+        let mut future = Vec::new();
+        for number in 100..140 {
+            let id = prepare(&store, number).await;
+            decide(&store, id, Decision::Commit).await.expect("the first decision wins");
+            future.push((number, id));
+        }
+        store.close().await.expect("it closes");
+        if damaged {
+            let file = receipts_file(directory.path(), 0);
+            let bytes = fs::read(&file).expect("it is there");
+            fs::write(&file, bytes.iter().map(|byte| byte ^ 0x55).collect::<Vec<_>>()).expect("it is there");
+            let store = open(directory.path());
+            let met = store.prepare(vec![request(0, b"0".to_vec())]).await;
+            assert!(matches!(met, Err(Unavailable::Failed(_))), "the damage is met");
+            store.close().await.expect("it closes");
+        }
+        copy(&backup, &journal);
+        let store = open(directory.path());
+        for (number, lost) in future {
+            let id = prepare(&store, number).await;
+            assert_ne!(id, lost, "damaged {damaged}: the journal does not know of {number}");
+        }
+        store.close().await.expect("it closes");
+        all_stand(directory.path(), &receipts, &format!("from a backup, damaged {damaged}")).await;
+    }
+}
+
 /// An engine without threads, so that upkeep comes when the story says so.
 fn engine(directory: &Path, clock: &Clock, retention_bytes: u64) -> (Engine, Arc<Index>) {
     let index = Arc::new(Index::open(&directory.join("index")).expect("an index"));

@@ -64,15 +64,17 @@ const WARM_UP_IN_FLIGHT: u32 = 256;
 /// Brings the store to where a longer use brings it, as fast as it goes.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run`], and when something is missing or double.
 pub(super) async fn warm_up(load: &Load, driver: &Driver, progress: &ProgressBar) -> Result<(), Failure> {
     if load.warm_up > 0 {
         let in_flight = load.in_flight.max(WARM_UP_IN_FLIGHT);
         let warm_up = Load { transactions: load.warm_up, in_flight, rate: None, ..load.clone() };
         progress.set_message("warms up");
-        run(&warm_up, driver, progress).await?;
+        progress.set_length(load.warm_up);
+        run(&warm_up, driver, progress).await?.verdict()?;
         progress.set_message("");
-        progress.set_position(0);
+        progress.set_length(load.transactions);
+        progress.reset();
     }
     Ok(())
 }

@@ -68,11 +68,7 @@ impl Report {
 
     /// A figure is worth something only if nothing was lost for it.
     pub(super) fn verdict(&self) -> Result<(), Failure> {
-        let Outcome { missing, double, .. } = self.outcome;
-        if missing == 0 && double == 0 {
-            return Ok(());
-        }
-        Err(Failure::Bench(format!("{missing} messages are missing, {double} came twice or from nowhere")))
+        self.outcome.verdict()
     }
 
     pub(super) fn text(&self) -> String {

@@ -1,6 +1,7 @@
 //! The books of a run: every message id once, every step timed. A message is in them until it is acked: what comes
 //! of it later comes from nowhere, and the books of a long run are as short as those of a brief one.
 
+use crate::cli::failure::Failure;
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -120,6 +121,15 @@ impl Tally {
 }
 
 impl Outcome {
+    /// A figure is worth something only if nothing was lost for it.
+    pub(super) fn verdict(&self) -> Result<(), Failure> {
+        let Self { missing, double, .. } = *self;
+        if missing == 0 && double == 0 {
+            return Ok(());
+        }
+        Err(Failure::Bench(format!("{missing} messages are missing, {double} came twice or from nowhere")))
+    }
+
     pub(super) fn per_second(&self) -> f64 {
         self.transactions.saturating_sub(self.missing) as f64 / self.took.as_secs_f64().max(f64::EPSILON)
     }

@@ -53,6 +53,7 @@ pub struct Index {
     receipts: Receipts,
     path: PathBuf,
     through: Arc<AtomicU64>,
+    claimed: AtomicU64,
     floor: AtomicU64,
     broken: Arc<AtomicBool>,
     inbox: Arc<Inbox>,
@@ -84,6 +85,7 @@ impl Index {
             tree,
             path: path.to_owned(),
             through: Arc::default(),
+            claimed: AtomicU64::default(),
             floor: AtomicU64::default(),
             broken: Arc::default(),
             inbox: Arc::default(),
@@ -97,12 +99,13 @@ impl Index {
         let mark = guarded(|| self.tree.get(MARK)).ok().flatten().and_then(|mark| take_mark(&mark));
         let known = mark.filter(|(of, _)| *of == identity).map(|(_, through)| through);
         let known = known.filter(|_| self.tidy_files().is_ok());
-        let mut mended = Vec::new();
-        match known {
-            Some(_) => mended = self.let_go_of_damaged(),
-            None => self.clear(),
-        }
-        let known = known.filter(|_| mended.is_empty());
+        self.claimed.store(known.unwrap_or(0), Ordering::Release);
+        let mended = known.and_then(|_| self.let_go_of_damaged().ok());
+        let known = known.filter(|_| mended.as_ref().is_some_and(Vec::is_empty));
+        let mended = mended.unwrap_or_else(|| {
+            self.clear();
+            Vec::new()
+        });
         let floor = guarded(|| self.tree.get(FLOOR)).ok().flatten();
         let floor = floor.and_then(|floor| <[u8; 8]>::try_from(&*floor).ok()).map_or(0, u64::from_be_bytes);
         self.floor.store(floor, Ordering::Release);
@@ -180,8 +183,8 @@ impl Index {
     }
 
     /// Chunks that could not be read, by their keys. They are no longer there: their receipts come anew.
-    fn let_go_of_damaged(&self) -> Vec<Vec<u8>> {
-        let let_go = guarded(|| {
+    fn let_go_of_damaged(&self) -> sled::Result<Vec<Vec<u8>>> {
+        guarded(|| {
             let mut chunks = Vec::new();
             for key in self.tree.range(DAMAGED..DAMAGED_END).keys() {
                 let chunk = key?.get(DAMAGED.len()..).unwrap_or_default().to_vec();
@@ -189,11 +192,14 @@ impl Index {
                 chunks.push(chunk);
             }
             Ok(chunks)
-        });
-        let_go.unwrap_or_else(|error| {
-            tracing::warn!(%error, "damaged receipts stay unanswered");
-            Vec::new()
         })
+    }
+
+    /// Up to which frame it said at its begin that it has everything, even if it has to be mended: a journal that
+    /// does not reach so far is an older one.
+    #[must_use]
+    pub fn claimed(&self) -> u64 {
+        self.claimed.load(Ordering::Acquire)
     }
 
     /// Waits until what was added is not too much to hold in memory.

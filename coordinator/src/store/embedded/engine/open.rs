@@ -45,7 +45,7 @@ impl Engine {
         let journal_options = options.journal.clone();
         let (mut journal, mut recovered) =
             Journal::open(Arc::clone(&disk), journal_options.clone(), chance.random(), &mut opening)?;
-        if let Some(index) = index.as_ref().filter(|_| opening.through >= journal.next_sequence()) {
+        if let Some(index) = index.as_ref().filter(|index| index.claimed() >= journal.next_sequence()) {
             // The journal was put back to an earlier state: an index that knows more would tell of a future
             // that did not happen.
             index.clear();
