@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::store::{Horizon, Replies, Store};
 
 pub use arrivals::Arrivals;
+pub(crate) use timekeeper::TICK;
 // What the verbs take and give, so that callers need not know the port.
 pub use crate::store::{
     Ack, Acked, CheckAnswer, GiveUp, Lease, Leased, ListTransactions, Recall, Refused, Replacement,

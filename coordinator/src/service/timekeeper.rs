@@ -9,7 +9,7 @@ use crate::store::Unavailable;
 use crate::telemetry;
 
 /// The longest time between two looks.
-const TICK: Duration = Duration::from_secs(1);
+pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// Ticks between two looks at the gauges.
 const GAUGES_EVERY: u32 = 5;
 

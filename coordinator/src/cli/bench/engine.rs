@@ -10,6 +10,7 @@ use super::process::Usage;
 use super::report::{Bare, Report};
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
+use crate::service::TICK;
 use crate::store::embedded::{Embedded, EngineOptions};
 use crate::store::{Ack, Replies, Store};
 use crate::telemetry::{self, Exposition};
@@ -76,10 +77,15 @@ pub(super) async fn measure(home: Home, load: &Load, progress: &ProgressBar) -> 
     let (store, _) = Embedded::open(home.path(), options()).map_err(bench)?;
     let store: Arc<dyn Store> = Arc::new(store);
     let driver = Driver::Engine(Arc::new(InProcess { store: Arc::clone(&store), arrived: Notify::new() }));
-    load::warm_up(load, &driver, progress).await?;
-    let before = reading(&metrics);
-    let outcome = load::run(load, &driver, progress).await?;
-    let after = reading(&metrics);
+    let (outcome, before, after) = tokio::select! {
+        measured = async {
+            load::warm_up(load, &driver, progress).await?;
+            let before = reading(&metrics);
+            let outcome = load::run(load, &driver, progress).await?;
+            Ok::<_, Failure>((outcome, before, reading(&metrics)))
+        } => measured?,
+        stopped = keep_time(&*store) => return Err(stopped),
+    };
     store.close().await.map_err(bench)?;
     drop((driver, store));
     progress.set_message("the same bytes through a bare append log");
@@ -90,6 +96,16 @@ pub(super) async fn measure(home: Home, load: &Load, progress: &ProgressBar) -> 
     report.bare = Some(Bare { groups: groups.count, took, ratio: ratio(engine_took, took) });
     report.warnings.extend(home.warning());
     Ok(report)
+}
+
+/// Sees to it, as a server does, that the store lets go of what everybody is done with.
+async fn keep_time(store: &dyn Store) -> Failure {
+    loop {
+        if let Err(stopped) = store.tick().await {
+            return bench(stopped);
+        }
+        tokio::time::sleep(TICK).await;
+    }
 }
 
 /// What the journal wrote in between.

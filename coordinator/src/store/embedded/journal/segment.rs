@@ -316,10 +316,12 @@ pub(super) const AT_ONCE: fn(u64) -> io::Result<u64> = |_| Ok(u64::MAX);
 fn fill_with_zeros(file: &dyn DiskFile, from: u64, end: u64, pace: &Pace<'_>) -> io::Result<()> {
     let mut at = from;
     while at < end {
-        let allowed = pace(at)?.saturating_sub(at).clamp(PIECE, PIECE_MAX).min(end - at);
-        file.write_zeros_at(usize::try_from(allowed).unwrap_or(ZEROS_MAX), at)?;
+        let allowed = pace(at)?.saturating_sub(at).clamp(PIECE, PIECE_MAX);
+        // Whole pages: others have to go through the memory of the system.
+        let bytes = (allowed - allowed % PAGE as u64).min(end - at);
+        file.write_zeros_at(usize::try_from(bytes).unwrap_or(ZEROS_MAX), at)?;
         file.sync()?;
-        at += allowed;
+        at += bytes;
     }
     Ok(())
 }
@@ -384,6 +386,54 @@ mod tests {
         let segment = blank.activate(first, 1, None).expect("it takes all");
         segment.anchor(image).expect("it takes all");
         segment.write_again(first.address, image.address).expect("it takes all");
+    }
+
+    /// Remembers the zeros that were written: where, and how many.
+    #[derive(Default)]
+    struct Noted(Mutex<Vec<(u64, usize)>>);
+
+    impl DiskFile for Noted {
+        fn length(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn write_zeros_at(&self, bytes: usize, offset: u64) -> io::Result<()> {
+            self.0.lock().expect("nobody panics with it").push((offset, bytes));
+            Ok(())
+        }
+
+        fn allocate(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn zeros_come_in_whole_pages_whatever_the_pace() {
+        let (piece, page) = (PIECE as usize, PAGE as u64);
+        let end = 5 * PIECE + 7;
+        let file = Noted::default();
+        // Behind, a little ahead, far ahead, and past the end.
+        let pace = |at| Ok(if at < PIECE { 0 } else { at + PIECE + page + 1 });
+        fill_with_zeros(&file, 0, end, &pace).expect("it takes all");
+        let (first, second) = ((0, piece), (PIECE, piece + PAGE));
+        let written = file.0.into_inner().expect("nobody panics with it");
+        assert_eq!(written.first_chunk(), Some(&[first, second]));
+        let (last, others) = written.split_last().expect("some");
+        assert!(others.iter().all(|(at, bytes)| at.is_multiple_of(page) && bytes.is_multiple_of(PAGE)));
+        assert!(last.0.is_multiple_of(page) && last.0 + last.1 as u64 == end, "only the end of it is none");
+        assert_eq!(written.iter().map(|(_, bytes)| *bytes as u64).sum::<u64>(), end);
     }
 
     #[test]
