@@ -31,7 +31,7 @@ const GROUP_CALLS_MAX: usize = 4_096;
 /// Bytes synced at once; a single larger call is still one group.
 const GROUP_BYTES_MAX: u64 = 512 * 1024;
 /// What a disk does not wait for any longer: its sync takes about as long as it took to make so much.
-const IDLE_DISK_BYTES: u64 = 64 * 1024;
+const IDLE_DISK_BYTES: u64 = 32 * 1024;
 /// A group of so few bytes, behind which nobody waits, is not handed over: what would be done meanwhile takes
 /// less time than to wake a thread twice.
 const OWN_GROUP_BYTES: u64 = 16 * 1024;
