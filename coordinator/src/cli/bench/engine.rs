@@ -63,12 +63,13 @@ fn options() -> EngineOptions {
     EngineOptions { retention: Duration::ZERO, retention_bytes: 0, ..EngineOptions::default() }
 }
 
-/// Transactions with such bodies until a new store uses its files again: the first image lets go of them.
+/// Transactions with such bodies until a new store uses its files again: the first image lets go of them, and some
+/// are filled until the looks come that make it and remove what it does not need.
 pub(super) fn until_reuse(body_bytes: &[u32]) -> u64 {
     let EngineOptions { image_every, journal, .. } = options();
     let bodies: u64 = body_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
     let each = bodies / (body_bytes.len() as u64).max(1) + RECORDS;
-    (image_every + 3 * journal.segment_bytes) / each
+    (image_every + 6 * journal.segment_bytes) / each
 }
 
 /// Runs the load on a store of its own, then the same groups through a bare log.

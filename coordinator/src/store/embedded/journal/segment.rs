@@ -424,7 +424,7 @@ mod tests {
         let (piece, page) = (PIECE as usize, PAGE as u64);
         let end = 5 * PIECE + 7;
         let file = Noted::default();
-        // Behind, a little ahead, far ahead, and past the end.
+        // First as little as there is, then an odd number of bytes each time, at last past the end.
         let pace = |at| Ok(if at < PIECE { 0 } else { at + PIECE + page + 1 });
         fill_with_zeros(&file, 0, end, &pace).expect("it takes all");
         let (first, second) = ((0, piece), (PIECE, piece + PAGE));
