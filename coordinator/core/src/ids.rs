@@ -86,6 +86,21 @@ impl fmt::Display for MessageId {
     }
 }
 
+impl FromStr for MessageId {
+    type Err = Rejection;
+
+    fn from_str(text: &str) -> Result<Self, Rejection> {
+        let parts = text.rsplit_once('-');
+        let id = parts.and_then(|(transaction, index)| {
+            Some(Self { transaction: transaction.parse().ok()?, index: index.parse().ok()? })
+        });
+        id.ok_or_else(|| Rejection::Invalid {
+            what: "message id",
+            why: "it is malformed; use the message_id of a delivery unchanged".into(),
+        })
+    }
+}
+
 /// Names one attempt to deliver one message: `<queue>-<offset>-<attempt>`, within a topic and group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ReceiptHandle {
@@ -136,6 +151,13 @@ mod tests {
     fn ids_survive_text() -> Result<(), Rejection> {
         let id = TransactionId::fresh(Timestamp::from_micros(1_700_000_000_000_000), [7; 10]);
         assert_eq!(id.to_string().parse::<TransactionId>()?, id);
+        let message = MessageId { transaction: id, index: u16::MAX };
+        assert_eq!(message.to_string().parse::<MessageId>()?, message);
+        for text in
+            ["", "1", "x-1", &id.to_string(), &format!("{id}-65536"), &format!("{id}-"), &format!("{id}1")]
+        {
+            assert!(text.parse::<MessageId>().is_err(), "{text:?}");
+        }
         let handle = ReceiptHandle { queue: 3, offset: u64::MAX, attempt: 9 };
         assert_eq!(handle.to_string().parse::<ReceiptHandle>()?, handle);
         for text in ["", "1", "1-2", "1-2-x", "1-2-3-4", "-1-2-3"] {

@@ -17,6 +17,7 @@ mod driver;
 mod engine;
 mod home;
 mod load;
+mod local;
 mod metrics;
 mod own_server;
 mod pipeline;

@@ -9,7 +9,7 @@
 //!
 //! `DIR/lock` keeps a second process out, `DIR/journal` is the journal, `DIR/index` the index.
 
-mod checksum;
+pub(crate) mod checksum;
 pub mod disk;
 mod engine;
 mod index;

@@ -94,9 +94,7 @@ fn recall_handle(id: MessageId, due: Timestamp) -> String {
 
 fn recalled(handle: &str) -> Option<(MessageId, Timestamp)> {
     let (due, id) = handle.split_once('-')?;
-    let (transaction, index) = id.rsplit_once('-')?;
-    let message = MessageId { transaction: transaction.parse().ok()?, index: index.parse().ok()? };
-    Some((message, Timestamp::from_micros(due.parse().ok()?)))
+    Some((id.parse().ok()?, Timestamp::from_micros(due.parse().ok()?)))
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! The load: transactions in flight on one end, deliveries on the other, a window between them.
 
-use super::driver::{Consumer, Driver, Producer, Wait};
-use super::engine::{EngineDoor, InProcess};
+use super::driver::{Consumer, Driver, Producer, Received, UnaryConsumer, Wait};
+use super::engine::EngineDoor;
+use super::local::{Door, Local};
 use super::pipeline;
 use super::tally::{Outcome, Tally};
 use crate::cli::endpoint::Endpoint;
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
 use bytes::Bytes;
+use halfmq_core::MessageId;
 use indicatif::ProgressBar;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,21 +102,14 @@ pub(super) async fn run(load: &Load, driver: &Driver, progress: &ProgressBar) ->
     let mut tasks = match driver {
         Driver::Streams(endpoint) => spawn_streams(load, endpoint, &topic, &run).await?,
         Driver::Unary(endpoint) => spawn_calls(load, endpoint, &topic, &run).await?,
-        Driver::Engine(engine) => spawn_batches(load, engine, &topic, &run)?,
+        Driver::Engine(store) => spawn_local(load, &Local::new(EngineDoor::new(store, &topic)?), &run),
+        Driver::Log(log) => spawn_local(load, &Local::new(log.clone()), &run),
     };
-    for _ in 0..load.consumers {
-        match driver {
-            Driver::Streams(_) => {}
-            Driver::Unary(_) | Driver::Engine(_) => {
-                tasks.spawn(consume(Arc::clone(&run), driver.consumer(&topic, load.batch).await?));
-            }
-        }
-    }
     until_all_acked(load.transactions, &run, &mut tasks).await?;
     tasks.shutdown().await;
     // Whatever comes now came twice: everything was acked once.
-    let late = driver.consumer(&topic, load.batch).await?.receive(Wait::No).await?;
-    run.tally().delivered(late.iter().map(|received| received.message.as_str()));
+    let late = driver.waiting(&topic, load.batch).await?;
+    run.tally().delivered(late.into_iter());
     driver.delete_topic(&topic).await?;
     Ok(run.tally().outcome())
 }
@@ -136,22 +131,23 @@ async fn spawn_calls(
     for producer in producers.iter().cycle().take(load.in_flight as usize) {
         tasks.spawn(produce(Arc::clone(run), producer.clone()));
     }
+    for _ in 0..load.consumers {
+        let consumer = UnaryConsumer::new(endpoint, topic, load.batch).await?;
+        tasks.spawn(consume(Arc::clone(run), consumer));
+    }
     Ok(tasks)
 }
 
-/// A task for each producer, straight into the store.
-fn spawn_batches(
-    load: &Load,
-    engine: &Arc<InProcess>,
-    topic: &str,
-    run: &Arc<Run>,
-) -> Result<Tasks, Failure> {
+/// A task for each producer and each consumer, straight into the store.
+fn spawn_local<D: Door>(load: &Load, store: &Local<D>, run: &Arc<Run>) -> Tasks {
     let mut tasks = JoinSet::new();
     for share in shares(load) {
-        let door = EngineDoor::new(engine, topic)?;
-        tasks.spawn(door.produce(Arc::clone(run), share as usize));
+        tasks.spawn(store.clone().produce(Arc::clone(run), share as usize));
     }
-    Ok(tasks)
+    for _ in 0..load.consumers {
+        tasks.spawn(consume(Arc::clone(run), store.clone()));
+    }
+    tasks
 }
 
 /// The transactions in flight, shared out among the producers.
@@ -213,7 +209,7 @@ async fn produce(run: Arc<Run>, mut producer: Producer) -> Result<(), Failure> {
     }
 }
 
-async fn consume(run: Arc<Run>, mut consumer: Consumer) -> Result<(), Failure> {
+async fn consume<C: Consumer>(run: Arc<Run>, mut consumer: C) -> Result<(), Failure> {
     let mut acker = consumer.clone();
     let mut batch = Vec::new();
     loop {
@@ -222,12 +218,16 @@ async fn consume(run: Arc<Run>, mut consumer: Consumer) -> Result<(), Failure> {
             consumer.receive(Wait::ForOne),
             ack(&run, &mut acker, std::mem::take(&mut batch))
         )?;
-        run.tally().delivered(received.iter().map(|received| received.message.as_str()));
+        run.tally().delivered(received.iter().map(|received| received.message));
         batch = received;
     }
 }
 
-async fn ack(run: &Run, consumer: &mut Consumer, batch: Vec<super::driver::Received>) -> Result<(), Failure> {
+async fn ack<C: Consumer>(
+    run: &Run,
+    consumer: &mut C,
+    batch: Vec<Received<C::Handle>>,
+) -> Result<(), Failure> {
     if batch.is_empty() {
         return Ok(());
     }
@@ -272,8 +272,8 @@ impl Run {
     }
 
     /// These are settled.
-    pub(super) fn acked(&self, messages: &[String]) {
-        let first_time = self.tally().acked(messages.iter().map(String::as_str), Clock::stopwatch());
+    pub(super) fn acked(&self, messages: &[MessageId]) {
+        let first_time = self.tally().acked(messages, Clock::stopwatch());
         self.window.add_permits(first_time);
         self.progress.inc(first_time as u64);
         self.acked.send_modify(|acked| *acked += first_time as u64);

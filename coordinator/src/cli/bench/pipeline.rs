@@ -1,10 +1,11 @@
 //! The load over streams: each Produce stream carries many transactions, each Consume stream acks what it is
 //! given. What waits goes into one message, and nothing waits for company, as in the SDK.
 
-use super::driver::{CONSUMER_GROUP, INVISIBLE, PRODUCER_GROUP};
+use super::driver::{CONSUMER_GROUP, INVISIBLE, PRODUCER_GROUP, message_id};
 use super::load::Run;
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
+use halfmq_core::MessageId;
 use halfmq_proto::v1::{self, streams_client::StreamsClient};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -125,8 +126,8 @@ impl Pipeline {
             let took = now.saturating_duration_since(place.began);
             match answer.outcome {
                 Some(produce_answer::Outcome::Prepared(prepared)) => {
-                    let message = prepared.message_ids.into_iter().next().unwrap_or_default();
-                    tally.prepared(message, place.began, took);
+                    let message = prepared.message_ids.first().map_or("", String::as_str);
+                    tally.prepared(message_id(message)?, place.began, took);
                     place.began = now;
                     let commit =
                         v1::CommitRequest { transaction_id: prepared.transaction_id, ..Default::default() };
@@ -203,8 +204,8 @@ pub(super) async fn consume(
 struct Acks {
     run: Arc<Run>,
     /// Ids and handles of what came.
-    waiting: Vec<(String, String)>,
-    acking: HashMap<u64, Vec<String>>,
+    waiting: Vec<(MessageId, String)>,
+    acking: HashMap<u64, Vec<MessageId>>,
     next: u64,
 }
 
@@ -223,11 +224,12 @@ impl Acks {
     }
 
     fn take(&mut self, response: v1::ConsumeResponse) -> Result<(), Failure> {
-        let deliveries = response.deliveries.into_iter();
         let before = self.waiting.len();
-        self.waiting.extend(deliveries.map(|delivery| (delivery.message_id, delivery.receipt_handle)));
+        for delivery in response.deliveries {
+            self.waiting.push((message_id(&delivery.message_id)?, delivery.receipt_handle));
+        }
         let came = self.waiting.get(before..).unwrap_or_default();
-        self.run.tally().delivered(came.iter().map(|(message, _)| message.as_str()));
+        self.run.tally().delivered(came.iter().map(|(message, _)| *message));
         for answer in response.answers {
             let messages = self.acking.remove(&answer.correlation_id).unwrap_or_default();
             match answer.outcome {

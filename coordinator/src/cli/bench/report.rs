@@ -28,12 +28,17 @@ pub(super) struct Report {
     pub(super) warnings: Vec<String>,
 }
 
-/// A bare append log with the same groups.
+/// A bare append log.
 pub(super) struct Bare {
+    /// The same ones, without anybody to hear or answer.
     pub(super) groups: u64,
     pub(super) took: Duration,
     /// How many times as long the engine took.
     pub(super) ratio: f64,
+    /// With as many calls at once, and as many bytes.
+    pub(super) same_load: Outcome,
+    /// How many times as long the engine took.
+    pub(super) same_load_ratio: f64,
 }
 
 impl Report {
@@ -124,6 +129,9 @@ impl Report {
                 Some(format!("{} for the same {} groups", seconds(bare.took), bare.groups)),
             );
             fact("engine to bare log", Some(format!("{:.2} times as long", bare.ratio)));
+            let (took, rate) = (seconds(bare.same_load.took), bare.same_load.per_second());
+            fact("bare log, same load", Some(format!("{took}, {rate:.0} transactions/s")));
+            fact("engine to that", Some(format!("{:.2} times as long", bare.same_load_ratio)));
         }
         fact("missing", Some(self.outcome.missing.to_string()));
         fact("double", Some(self.outcome.double.to_string()));
@@ -161,6 +169,8 @@ impl Report {
             "bare_log_seconds": self.bare.as_ref().map(|bare| bare.took.as_secs_f64()),
             "bare_log_groups": self.bare.as_ref().map(|bare| bare.groups),
             "engine_to_bare_log": self.bare.as_ref().map(|bare| bare.ratio),
+            "bare_log_same_load_seconds": self.bare.as_ref().map(|bare| bare.same_load.took.as_secs_f64()),
+            "engine_to_bare_log_same_load": self.bare.as_ref().map(|bare| bare.same_load_ratio),
             "missing": outcome.missing,
             "double": outcome.double,
             "warnings": self.warnings,

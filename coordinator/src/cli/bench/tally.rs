@@ -2,6 +2,7 @@
 //! of it later comes from nowhere, and the books of a long run are as short as those of a brief one.
 
 use crate::cli::failure::Failure;
+use halfmq_core::MessageId;
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ pub(super) struct Tally {
     first_committed: Option<Instant>,
     last_acked: Instant,
     /// Not yet acked.
-    messages: HashMap<String, Message>,
+    messages: HashMap<MessageId, Message>,
     acked: u64,
     double: u64,
     prepare: Latencies,
@@ -73,7 +74,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn prepared(&mut self, id: String, began: Instant, took: Duration) {
+    pub(super) fn prepared(&mut self, id: MessageId, began: Instant, took: Duration) {
         self.prepare.record(took);
         let before = self.messages.insert(id, Message { began, delivered: false });
         self.double += u64::from(before.is_some());
@@ -84,9 +85,9 @@ impl Tally {
         self.commit.record(took);
     }
 
-    pub(super) fn delivered<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
+    pub(super) fn delivered(&mut self, ids: impl Iterator<Item = MessageId>) {
         for id in ids {
-            match self.messages.get_mut(id) {
+            match self.messages.get_mut(&id) {
                 Some(message) if !message.delivered => message.delivered = true,
                 Some(_) | None => self.double += 1,
             }
@@ -94,7 +95,7 @@ impl Tally {
     }
 
     /// Returns how many of them were acked for the first time.
-    pub(super) fn acked<'a>(&mut self, ids: impl Iterator<Item = &'a str>, now: Instant) -> usize {
+    pub(super) fn acked(&mut self, ids: &[MessageId], now: Instant) -> usize {
         let mut first_time = 0;
         for id in ids {
             let Some(message) = self.messages.remove(id) else { continue };

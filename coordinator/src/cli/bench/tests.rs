@@ -1,16 +1,27 @@
 //! The arithmetic, and one short run against a real server.
 
+use super::append_log::AppendLog;
 use super::load::offset;
+use super::local::Door;
 use super::tally::{Latencies, Tally};
 use super::*;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::server;
+use crate::store::embedded::checksum::crc32c;
+use bytes::Bytes;
+use halfmq_core::{MessageId, TransactionId};
 use std::path::Path;
 use std::time::Duration;
 
 fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
+}
+
+/// Of a message with this short name.
+fn id(name: &str) -> MessageId {
+    let number = name.bytes().fold(0, |number, byte| number << 8 | u128::from(byte));
+    MessageId { transaction: TransactionId::from_u128(number), index: 0 }
 }
 
 #[test]
@@ -47,9 +58,9 @@ fn a_late_start_counts_from_when_it_was_meant() {
     let began = Clock::stopwatch();
     let mut tally = Tally::new(1, began);
     let (meant, acked) = (began + millis(10), began + millis(110));
-    tally.prepared("a".into(), meant, millis(90));
-    tally.delivered(["a"].into_iter());
-    assert_eq!(tally.acked(["a"].into_iter(), acked), 1);
+    tally.prepared(id("a"), meant, millis(90));
+    tally.delivered([id("a")].into_iter());
+    assert_eq!(tally.acked(&[id("a")], acked), 1);
     let outcome = tally.outcome();
     assert!((outcome.prepare.p50 - 90.0).abs() < 0.1, "{outcome:?}");
     assert!((outcome.end_to_end.p50 - 100.0).abs() < 0.1, "{outcome:?}");
@@ -69,10 +80,10 @@ fn each_id_counts_once_and_only_if_it_was_prepared() {
     for (story, prepared, came, missing, double) in cases {
         let began = Clock::stopwatch();
         let mut tally = Tally::new(2, began);
-        prepared.split(' ').for_each(|id| tally.prepared(id.to_owned(), began, millis(1)));
-        for id in came.split_whitespace() {
-            tally.delivered([id].into_iter());
-            tally.acked([id].into_iter(), began + millis(2));
+        prepared.split(' ').for_each(|name| tally.prepared(id(name), began, millis(1)));
+        for name in came.split_whitespace() {
+            tally.delivered([id(name)].into_iter());
+            tally.acked(&[id(name)], began + millis(2));
         }
         let outcome = tally.outcome();
         assert_eq!((outcome.missing, outcome.double), (missing, double), "{story}");
@@ -165,8 +176,33 @@ async fn the_engine_alone_is_measured_beside_a_bare_log() {
         report.verdict().expect("nothing is missing or double");
         let per_transaction = report.json()["journal_bytes_per_transaction"].as_f64();
         assert!(per_transaction.is_some_and(|bytes| bytes > 100.0), "{per_transaction:?}");
-        assert!(report.bare.is_some_and(|bare| bare.ratio > 0.0 && bare.groups > 0));
+        let bare = report.bare.expect("it was measured");
+        assert!(bare.ratio > 0.0 && bare.groups > 0);
+        assert!(bare.same_load_ratio > 0.0 && bare.same_load.transactions == load.transactions);
     }
+}
+
+#[tokio::test]
+async fn a_bare_log_writes_as_many_bytes_as_the_engine_did_and_a_checksum() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // Forty bytes besides the body, in equal shares for the four steps of a transaction.
+    let (log, thread) = AppendLog::start(folder.path().to_owned(), 43, 3).expect("room");
+    let bodies = ["one", "two"].map(|body| (Bytes::from(body), String::new()));
+    let prepared = log.prepare(bodies.to_vec()).await.expect("they are durable");
+    let (transactions, messages): (Vec<_>, Vec<_>) =
+        prepared.into_iter().map(|it| (it.transaction, it.message)).unzip();
+    assert!(log.receive().await.expect("nothing waits").is_empty(), "not committed");
+    log.commit(transactions).await.expect("it is durable");
+    let received = log.receive().await.expect("it is durable");
+    assert_eq!(received.iter().map(|it| it.message).collect::<Vec<_>>(), messages);
+    log.ack(received.into_iter().map(|it| it.handle).collect()).await.expect("it is durable");
+    let file = std::fs::read(folder.path().join("bare/bare-log")).expect("it is there");
+    let groups = ["onetwo", "", "", ""].map(|bodies| format!("{bodies}{}", "x".repeat(20)).into_bytes());
+    let expected = groups.map(|group| [&crc32c(&group).to_le_bytes()[..], &group].concat()).concat();
+    assert!(file.starts_with(&expected), "{:?}", file.get(..expected.len()));
+    drop(log);
+    thread.join().expect("it ends with the last who can append");
+    assert!(!folder.path().join("bare/bare-log").exists(), "it takes its file away");
 }
 
 #[test]

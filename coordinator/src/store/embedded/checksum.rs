@@ -3,7 +3,7 @@
 use crc_fast::{CrcAlgorithm, Digest, checksum};
 
 /// Of these bytes.
-pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     in_32_bits(checksum(CrcAlgorithm::Crc32Iscsi, bytes))
 }
 
