@@ -33,6 +33,8 @@ const GATHER: Duration = Duration::from_millis(20);
 const SYNC_EVERY: Duration = Duration::from_millis(500);
 /// Decisions at which nothing more is gathered: more at once would take processor and disk from callers.
 const GATHER_MAX: usize = 256;
+/// Decisions at which it is not waited any longer: the fewer there are in memory, the nearer they are to the processor.
+const TELL_MAX: usize = 4_096;
 /// Chunks that one batch removes.
 const PRUNE_MAX: usize = 256;
 
@@ -168,6 +170,8 @@ pub(super) struct Keeper {
 #[derive(Default)]
 pub(super) struct Unpublished {
     since: Option<Instant>,
+    /// So many.
+    decided: usize,
     chunks: BTreeMap<Vec<u8>, Place>,
     requests: Vec<(Vec<u8>, TransactionId)>,
     through: Option<u64>,
@@ -177,7 +181,7 @@ pub(super) struct Unpublished {
 
 impl Unpublished {
     fn is_empty(&self) -> bool {
-        let Self { since: _, chunks, requests, through, unneeded } = self;
+        let Self { since: _, decided: _, chunks, requests, through, unneeded } = self;
         chunks.is_empty() && requests.is_empty() && through.is_none() && unneeded.is_empty()
     }
 }
@@ -195,7 +199,8 @@ impl Keeper {
                 self.publish()?;
                 self.prune(before)?;
             }
-            if self.unpublished.since.is_some_and(|since| since.elapsed() >= SYNC_EVERY) {
+            let due = self.unpublished.since.is_some_and(|since| since.elapsed() >= SYNC_EVERY);
+            if due || self.unpublished.decided >= TELL_MAX {
                 self.publish()?;
             }
         }
@@ -207,6 +212,7 @@ impl Keeper {
         self.unpublished.requests.extend(with_request.map(|it| (bytes(&it.request).to_vec(), it.id)));
         let mut records: Vec<_> =
             taken.decided.iter().map(|decided| (decided.id, bytes(&decided.record))).collect();
+        self.unpublished.decided += taken.decided.len();
         let mut chunks = Vec::new();
         chunk::make(&mut records, |key, value| chunks.push((key, value)));
         for (key, chunk) in chunks {
@@ -256,7 +262,7 @@ impl Keeper {
         if unpublished.is_empty() {
             return Ok(());
         }
-        let Unpublished { since: _, chunks, requests, through, unneeded } = unpublished;
+        let Unpublished { since: _, decided: _, chunks, requests, through, unneeded } = unpublished;
         if let Some(file) = &mut self.file {
             let filled = file.sync()?;
             self.tree.insert(file_key(file.number), filled.put())?;
