@@ -45,7 +45,6 @@ pub struct Ledger {
     in_doubt: usize,
     /// Decided not long ago; older ones are the engine's to remember.
     decided: BTreeMap<TransactionId, DecidedTransaction>,
-    requests: HashMap<(ProducerGroup, RequestId), TransactionId>,
     delayed: Waiting,
     groups: BTreeMap<ConsumerGroup, Group>,
     /// How long messages are kept that every group is done with.
@@ -63,6 +62,8 @@ struct Producer {
     /// Of its newest transaction, for the next one to share.
     policy: Option<Arc<CheckPolicy>>,
     instance: Option<InstanceId>,
+    /// What its request ids have brought, as long as the ledger knows it.
+    requests: HashMap<RequestId, TransactionId>,
     /// Its open transactions by the time of their next check.
     due: BTreeSet<(Timestamp, TransactionId)>,
 }
@@ -101,7 +102,6 @@ impl Ledger {
             open: BTreeMap::new(),
             in_doubt: 0,
             decided: BTreeMap::new(),
-            requests: HashMap::new(),
             delayed: Waiting::default(),
             groups: BTreeMap::new(),
         }

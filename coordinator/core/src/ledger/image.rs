@@ -66,8 +66,9 @@ impl Ledger {
             Image::DelayedPage { page } => self.delayed_page_restored(page)?,
             Image::Decided { transaction, decided } => {
                 if let Some(request_id) = &decided.request_id {
-                    let request = (decided.producer_group.clone(), request_id.clone());
-                    self.requests.insert(request, transaction);
+                    let producer = self.producers.get_mut(&decided.producer_group);
+                    let producer = producer.ok_or(Inconsistency("producer group"))?;
+                    producer.requests.insert(request_id.clone(), transaction);
                 }
                 self.decided.insert(transaction, decided);
             }
@@ -100,7 +101,7 @@ impl Ledger {
         producer.share(&mut open);
         producer.due.insert((open.next_check, id));
         if let Some(request_id) = &open.request_id {
-            self.requests.insert((open.producer_group.clone(), request_id.clone()), id);
+            producer.requests.insert(request_id.clone(), id);
         }
         self.in_doubt += usize::from(open.in_doubt);
         match self.open.insert(id, Box::new(open)) {

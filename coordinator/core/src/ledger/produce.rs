@@ -207,7 +207,7 @@ impl Ledger {
     /// The transaction that this request id brought, if the ledger still knows it.
     #[must_use]
     pub fn request(&self, producer_group: &ProducerGroup, request_id: &RequestId) -> Option<TransactionId> {
-        self.requests.get(&(producer_group.clone(), request_id.clone())).copied()
+        self.producers.get(producer_group)?.requests.get(request_id).copied()
     }
 
     fn prepared_before(

@@ -178,13 +178,15 @@ impl Ledger {
 
     fn sent(&mut self, sent: Sent, extents: &[Extent]) -> Applied {
         let halves = halves(sent.messages, sent.first_sequence, extents)?;
-        self.producers.entry(sent.producer_group.clone()).or_default().sequence =
-            sent.first_sequence + halves.len() as u64 - 1;
+        let producer = self.producers.entry(sent.producer_group.clone()).or_default();
+        producer.sequence = sent.first_sequence + halves.len() as u64 - 1;
+        // Nobody can ask again about a send without a request id.
+        if let Some(request_id) = &sent.request_id {
+            producer.requests.insert(request_id.clone(), sent.transaction);
+        }
         let messages =
             self.release(sent.transaction, &sent.producer_group, halves, &sent.releases, sent.at)?;
-        // Nobody can ask again about a send without a request id.
         if let Some(request_id) = sent.request_id {
-            self.requests.insert((sent.producer_group.clone(), request_id.clone()), sent.transaction);
             let reason = String::new();
             let decided = DecidedTransaction {
                 verdict: Verdict { decision: Decision::Commit, by: DecidedBy::Call, at: sent.at, reason },

@@ -1,5 +1,7 @@
 //! Ending transactions, and looking at them.
 
+use std::collections::hash_map::Entry;
+
 use super::Ledger;
 use super::produce::{Receipt, receipt_lines};
 use crate::check::CheckPolicy;
@@ -215,10 +217,12 @@ impl Ledger {
     pub fn forget(&mut self, id: TransactionId) {
         let Some(decided) = self.decided.remove(&id) else { return };
         let Some(request_id) = decided.request_id else { return };
-        let request = (decided.producer_group, request_id);
+        let Some(producer) = self.producers.get_mut(&decided.producer_group) else { return };
         // Since then the request id may have brought another transaction.
-        if self.requests.get(&request) == Some(&id) {
-            self.requests.remove(&request);
+        if let Entry::Occupied(brought) = producer.requests.entry(request_id)
+            && *brought.get() == id
+        {
+            brought.remove();
         }
     }
 }

@@ -80,7 +80,7 @@ impl Default for EngineOptions {
             retention: Duration::from_secs(3600),
             retention_bytes: 1024 * 1024 * 1024,
             receipt_retention: Duration::from_secs(7 * 24 * 3600),
-            decided_kept: 10_000,
+            decided_kept: 1_000,
             hot_entries_max: 65_536,
             hot_delayed_max: 65_536,
             page_entries: PAGE_ENTRIES,
