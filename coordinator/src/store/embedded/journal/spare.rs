@@ -32,6 +32,8 @@ pub(super) struct Spares {
     next: Next,
     /// Names of released files.
     old: Vec<String>,
+    /// Threads that take files away: some milliseconds for each, in which callers would wait.
+    removals: Vec<JoinHandle<()>>,
 }
 
 enum Next {
@@ -57,7 +59,7 @@ impl Spares {
             disk.remove(&name)?;
         }
         let JournalOptions { segment_bytes, spare_in_background, .. } = *options;
-        Ok(Self { disk, segment_bytes, in_background: spare_in_background, next, old })
+        Ok(Self { disk, segment_bytes, in_background: spare_in_background, next, old, removals: Vec::new() })
     }
 
     /// The one that stands ready.
@@ -130,11 +132,27 @@ impl Spares {
         let (name, released) = (segment.name(), segment.released_name());
         // Whoever still reads in it must find what was there: then it is no file to write over.
         let unused = Arc::into_inner(segment).is_some_and(|segment| segment.length() == self.segment_bytes);
-        if !unused || self.old.len() >= OLD_MAX {
-            return self.disk.remove(&name);
-        }
         self.disk.rename(&name, &released)?;
+        if !unused || self.old.len() >= OLD_MAX {
+            return self.remove(released);
+        }
         self.old.push(released);
+        Ok(())
+    }
+
+    /// Takes a released file away. One that stays, because the process ends before, goes after the next start.
+    fn remove(&mut self, released: String) -> io::Result<()> {
+        if !self.in_background {
+            return self.disk.remove(&released);
+        }
+        self.removals.retain(|thread| !thread.is_finished());
+        let disk = Arc::clone(&self.disk);
+        let remove = move || {
+            if let Err(error) = disk.remove(&released) {
+                tracing::warn!(%error, released, "a file of the journal could not be removed");
+            }
+        };
+        self.removals.push(std::thread::Builder::new().name("halfmq-remove".into()).spawn(remove)?);
         Ok(())
     }
 
@@ -159,6 +177,13 @@ fn due(bytes: u64, used: u64, of: u64) -> u64 {
     let eighth = (of / 8).max(1);
     let share = u128::from(used.saturating_sub(eighth)) * u128::from(bytes) / u128::from(6 * eighth);
     u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+/// Whoever opens the directory next finds no file that is about to go.
+impl Drop for Spares {
+    fn drop(&mut self) {
+        self.removals.drain(..).for_each(|thread| drop(thread.join()));
+    }
 }
 
 fn make(
@@ -246,7 +271,37 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use super::super::segment::Anchor;
     use super::*;
+    use crate::store::embedded::disk::Directory;
+
+    #[test]
+    fn files_beyond_those_kept_for_reuse_are_gone_when_the_journal_ends() -> io::Result<()> {
+        const BYTES: u64 = 16 * 1024;
+        for in_background in [false, true] {
+            let directory = tempfile::tempdir()?;
+            let disk: Arc<dyn Disk> = Arc::new(Directory::new(directory.path().to_owned())?);
+            let options = JournalOptions { segment_bytes: BYTES, spare_in_background: in_background };
+            let mut spares = Spares::open(Arc::clone(&disk), &options, 0)?;
+            let segment = |number, bytes| {
+                let first = Anchor { address: 0, sequence: 1 };
+                let blank = Blank::make(&*disk, number, bytes, 7, &AT_ONCE)?;
+                blank.activate(first, 1, None).map(Arc::new)
+            };
+            let is_read = segment(0, BYTES)?;
+            spares.recycle(Arc::clone(&is_read))?;
+            spares.recycle(segment(1, BYTES / 2)?)?;
+            for number in 2..10 {
+                spares.recycle(segment(number, BYTES)?)?;
+            }
+            drop(spares);
+            let mut left = disk.list()?;
+            left.sort();
+            assert_eq!(left, ["0000000002.old", "0000000003.old", "0000000004.old", "0000000005.old"]);
+            is_read.read(&mut [0; 16], 0)?;
+        }
+        Ok(())
+    }
 
     #[test]
     fn the_next_segment_grows_with_the_current_one() {
