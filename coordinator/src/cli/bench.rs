@@ -71,7 +71,8 @@ pub(super) struct Bench {
     /// Start so many each second, whether or not the earlier ones have ended
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// The embedded store without network and APIs, beside a bare append log of the same bytes
+    /// The embedded store without network and APIs, beside a bare append log of the same bytes: first the same groups
+    /// back to back, then the same load
     #[arg(long, conflicts_with_all = ["endpoint", "metrics", "unary"])]
     engine_only: bool,
     /// Instead: leave so many messages unread, kill, start again, and say what memory and start take

@@ -140,10 +140,10 @@ impl Ledger {
         log: &mut dyn Log,
     ) -> Result<Receipt, Rejection> {
         let id = decide.transaction;
-        if let Some(decided) = self.decided.get(&id) {
+        let Some(open) = self.open.get(&id) else {
+            let decided = self.decided.get(&id).ok_or(Rejection::UnknownTransaction(id))?;
             return decided.decided_again(id, decide.decision);
-        }
-        let open = self.open.get(&id).ok_or(Rejection::UnknownTransaction(id))?;
+        };
         decide.check()?;
         if decide.replacements.iter().any(|(index, _)| usize::from(*index) >= open.halves.len()) {
             let why = format!("the transaction has {} messages, counted from 0", open.halves.len());

@@ -94,7 +94,8 @@ impl Inbox {
         }
         let start = waiting.bytes.len();
         if let Some(request_id) = &transaction.request_id {
-            waiting.bytes.extend_from_slice(&requests::whole(&transaction.producer_group, request_id));
+            let parts = requests::parts(&transaction.producer_group, request_id);
+            parts.into_iter().for_each(|part| waiting.bytes.extend_from_slice(part));
         }
         let middle = waiting.bytes.len();
         chunk::record(transaction, &mut waiting.bytes);
