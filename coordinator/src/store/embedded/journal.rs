@@ -21,6 +21,7 @@ mod frame;
 mod high_water;
 mod read;
 mod recovery;
+mod remover;
 pub mod repair;
 mod segment;
 mod spare;
@@ -47,7 +48,7 @@ pub type Replay<'a> = dyn FnMut(&[u8], u64, u64) -> Result<(), String> + 'a;
 pub struct JournalOptions {
     /// Bytes of one segment.
     pub segment_bytes: u64,
-    /// Make the next segment on a thread of its own, so that nobody waits for it.
+    /// Make the next segment and remove old ones on threads of their own, so that nobody waits for it.
     pub spare_in_background: bool,
 }
 
@@ -149,7 +150,8 @@ impl Journal {
     /// Lets go of a segment before the newest image in which nothing is needed.
     ///
     /// # Errors
-    /// Of the disk; the file then stays, and may be removed after the next start.
+    /// Of the disk, unless a thread of its own has to do with it; the file then stays, and may be removed after the
+    /// next start.
     pub fn release(&mut self, from: u64) -> io::Result<()> {
         let segment = self.segments.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&from);
         segment.map_or(Ok(()), |segment| self.spares.recycle(segment))

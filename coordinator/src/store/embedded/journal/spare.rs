@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use super::JournalOptions;
+use super::remover::Remover;
 use super::segment::{self, AT_ONCE, Blank, Found, PIECE, Segment};
 use crate::store::embedded::disk::Disk;
 
@@ -30,10 +31,10 @@ pub(super) struct Spares {
     segment_bytes: u64,
     in_background: bool,
     next: Next,
-    /// Names of released files.
+    /// Names of released files that are kept.
     old: Vec<String>,
-    /// Threads that take files away: some milliseconds for each, in which callers would wait.
-    removals: Vec<JoinHandle<()>>,
+    /// Takes away those that are not; starts with the first.
+    remover: Option<Remover>,
 }
 
 enum Next {
@@ -59,7 +60,7 @@ impl Spares {
             disk.remove(&name)?;
         }
         let JournalOptions { segment_bytes, spare_in_background, .. } = *options;
-        Ok(Self { disk, segment_bytes, in_background: spare_in_background, next, old, removals: Vec::new() })
+        Ok(Self { disk, segment_bytes, in_background: spare_in_background, next, old, remover: None })
     }
 
     /// The one that stands ready.
@@ -127,33 +128,29 @@ impl Spares {
     /// Lets go of a segment, or keeps its file for reuse.
     ///
     /// # Errors
-    /// Of the disk; the file then stays, and may be released after the next start.
+    /// Of the disk, unless a thread of its own has to do with it; the file then stays, and may be released after
+    /// the next start.
     pub(super) fn recycle(&mut self, segment: Arc<Segment>) -> io::Result<()> {
         let (name, released) = (segment.name(), segment.released_name());
         // Whoever still reads in it must find what was there: then it is no file to write over.
         let unused = Arc::into_inner(segment).is_some_and(|segment| segment.length() == self.segment_bytes);
-        self.disk.rename(&name, &released)?;
         if !unused || self.old.len() >= OLD_MAX {
-            return self.remove(released);
+            return self.remove(name);
         }
+        self.disk.rename(&name, &released)?;
         self.old.push(released);
         Ok(())
     }
 
-    /// Takes a released file away. One that stays, because the process ends before, goes after the next start.
-    fn remove(&mut self, released: String) -> io::Result<()> {
+    fn remove(&mut self, name: String) -> io::Result<()> {
         if !self.in_background {
-            return self.disk.remove(&released);
+            return self.disk.remove(&name);
         }
-        self.removals.retain(|thread| !thread.is_finished());
-        let disk = Arc::clone(&self.disk);
-        let remove = move || {
-            if let Err(error) = disk.remove(&released) {
-                tracing::warn!(%error, released, "a file of the journal could not be removed");
-            }
+        let remover = match self.remover.take() {
+            Some(remover) => remover,
+            None => Remover::start(Arc::clone(&self.disk))?,
         };
-        self.removals.push(std::thread::Builder::new().name("halfmq-remove".into()).spawn(remove)?);
-        Ok(())
+        self.remover.insert(remover).remove(name)
     }
 
     fn make_now(&mut self, number: u64, length: u64, salt: u64) -> io::Result<Blank> {
@@ -177,13 +174,6 @@ fn due(bytes: u64, used: u64, of: u64) -> u64 {
     let eighth = (of / 8).max(1);
     let share = u128::from(used.saturating_sub(eighth)) * u128::from(bytes) / u128::from(6 * eighth);
     u64::try_from(share).unwrap_or(u64::MAX)
-}
-
-/// Whoever opens the directory next finds no file that is about to go.
-impl Drop for Spares {
-    fn drop(&mut self) {
-        self.removals.drain(..).for_each(|thread| drop(thread.join()));
-    }
 }
 
 fn make(
