@@ -3,7 +3,7 @@
 //! ```text
 //!   writer ─► inbox: a lock, a copy, no wake-up
 //!               └─ every GATHER: chunks to a file
-//!                    └─ every SYNC_EVERY: sync it, then tell the tree, then sync that
+//!                    └─ every SYNC_EVERY, or TELL_AT decisions: sync it, then tell the tree, then sync that
 //! ```
 //!
 //! Nobody asks for what the tree does not say yet: a decision stays in memory until
@@ -29,12 +29,12 @@ use crate::clock::Clock;
 
 /// How long decisions are gathered: nobody waits for them.
 const GATHER: Duration = Duration::from_millis(20);
-/// How often the index is synced while there is something to write.
+/// How long the tree is not told, at most, while there is something to tell.
 const SYNC_EVERY: Duration = Duration::from_millis(500);
 /// Decisions at which nothing more is gathered: more at once would take processor and disk from callers.
 const GATHER_MAX: usize = 256;
-/// Decisions at which it is not waited any longer: the fewer there are in memory, the nearer they are to the processor.
-const TELL_MAX: usize = 4_096;
+/// Decisions at which it is told sooner: the fewer there are in memory, the nearer they are to the processor.
+const TELL_AT: usize = 4_096;
 /// Chunks that one batch removes.
 const PRUNE_MAX: usize = 256;
 
@@ -171,7 +171,7 @@ pub(super) struct Keeper {
 #[derive(Default)]
 pub(super) struct Unpublished {
     since: Option<Instant>,
-    /// So many.
+    /// Decisions in it.
     decided: usize,
     chunks: BTreeMap<Vec<u8>, Place>,
     requests: Vec<(Vec<u8>, TransactionId)>,
@@ -201,7 +201,8 @@ impl Keeper {
                 self.prune(before)?;
             }
             let due = self.unpublished.since.is_some_and(|since| since.elapsed() >= SYNC_EVERY);
-            if due || self.unpublished.decided >= TELL_MAX {
+            // Before it is complete nothing leaves memory for it.
+            if due || self.complete && self.unpublished.decided >= TELL_AT {
                 self.publish()?;
             }
         }
