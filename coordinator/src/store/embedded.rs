@@ -38,6 +38,7 @@ use super::{Reply, Unavailable};
 use disk::Directory;
 use journal::Segments;
 use standing::Standing;
+pub(crate) use writer::GROUP_BYTES_MAX;
 use writer::{Shared, Writer};
 
 /// Calls that wait for the writer; more wait in their own tasks.

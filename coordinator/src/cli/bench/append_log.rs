@@ -7,13 +7,14 @@ use super::driver::{Prepared, Received};
 use super::local::{Door, Reply};
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
+use crate::store::embedded::GROUP_BYTES_MAX;
 use crate::store::embedded::checksum::crc32c;
 use crate::store::embedded::disk::{Directory, Disk, DiskFile, ZEROS_MAX, zeros};
 use bytes::Bytes;
 use halfmq_core::{MessageId, TransactionId, limits};
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -24,9 +25,9 @@ use tokio::sync::oneshot;
 const NAME: &str = "bare-log";
 /// Calls that write: prepare, commit, receive, ack.
 const STEPS: u64 = 4;
-/// Bytes synced at once, as the engine's.
-const GROUP_BYTES_MAX: usize = 512 * 1024;
-/// It is written over from its beginning when it is full.
+/// Why an append has no answer.
+const ENDED: &str = "its thread has ended";
+/// At most; it is written over from its beginning when it is full.
 const FILE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// So many groups, and their bytes altogether.
@@ -48,25 +49,27 @@ pub(super) fn write(folder: &Path, groups: Groups) -> Result<Duration, Failure> 
     Ok(began.elapsed())
 }
 
-/// A file filled with zeros; goes with this.
+/// A file filled with zeros, which goes with this.
 struct Log {
     disk: Directory,
     file: Arc<dyn DiskFile>,
+    bytes: u64,
 }
 
 impl Log {
     fn new(folder: &Path, bytes: u64) -> io::Result<Self> {
         let disk = Directory::new(folder.join("bare"))?;
         let file = disk.open(NAME)?;
+        let log = Self { disk, file, bytes: bytes.next_multiple_of(ZEROS_MAX as u64) };
         let mut at = 0;
-        while at < bytes {
+        while at < log.bytes {
             // Through the memory of the system: the log writes into pages that are there, which is its best.
-            file.write_at(zeros(ZEROS_MAX), at)?;
+            log.file.write_at(zeros(ZEROS_MAX), at)?;
             at += ZEROS_MAX as u64;
         }
-        file.sync()?;
-        disk.sync_directory()?;
-        Ok(Self { disk, file })
+        log.file.sync()?;
+        log.disk.sync_directory()?;
+        Ok(log)
     }
 
     /// Durable when it returns.
@@ -102,18 +105,20 @@ struct Append {
 }
 
 impl AppendLog {
-    /// A log for transactions of which the engine wrote so many bytes each, those of its body included. The thread
-    /// ends when nobody can append any more.
+    /// A log for so many transactions, of which the engine wrote so many bytes, those of their bodies included. The
+    /// thread ends when nobody can append any more.
     pub(super) fn start(
-        folder: PathBuf,
+        folder: &Path,
+        transactions: u64,
         bytes: u64,
         body_bytes: u64,
     ) -> Result<(Self, JoinHandle<()>), Failure> {
-        let log = Log::new(&folder, FILE_BYTES + GROUP_BYTES_MAX as u64).map_err(failed)?;
+        let log = Log::new(folder, bytes.min(FILE_BYTES)).map_err(failed)?;
         let (appends, waiting) = mpsc::channel();
         let run = move || write_groups(&log, &waiting);
         let thread = std::thread::Builder::new().name("halfmq-bare-log".into()).spawn(run).map_err(failed)?;
-        let step_bytes = usize::try_from(bytes.saturating_sub(body_bytes) / STEPS).unwrap_or(0);
+        let step_bytes = usize::try_from(bytes.saturating_sub(body_bytes) / STEPS / transactions.max(1));
+        let step_bytes = step_bytes.unwrap_or(0);
         Ok((Self { appends, step_bytes, transactions: Arc::default(), released: Arc::default() }, thread))
     }
 
@@ -128,15 +133,9 @@ impl AppendLog {
     }
 }
 
-const ENDED: &str = "its thread has ended";
-
-fn released(queue: &Mutex<VecDeque<MessageId>>) -> MutexGuard<'_, VecDeque<MessageId>> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A checksum, and whatever has come while the group before was written.
 fn write_groups(log: &Log, waiting: &mpsc::Receiver<Append>) {
-    let (mut group, mut answers) = (Vec::with_capacity(GROUP_BYTES_MAX), Vec::new());
+    let (mut group, mut answers) = (Vec::new(), Vec::new());
     let mut at = 0;
     while let Ok(first) = waiting.recv() {
         group.clear();
@@ -146,13 +145,16 @@ fn write_groups(log: &Log, waiting: &mpsc::Receiver<Append>) {
             bodies.iter().for_each(|body| group.extend_from_slice(body));
             group.resize(group.len() + other_bytes, b'x');
             answers.push(durable);
-            next = if group.len() < GROUP_BYTES_MAX { waiting.try_recv().ok() } else { None };
+            next = if (group.len() as u64) < GROUP_BYTES_MAX { waiting.try_recv().ok() } else { None };
         }
         if let Some((sum, records)) = group.split_at_mut_checked(size_of::<u32>()) {
             sum.copy_from_slice(&crc32c(records).to_le_bytes());
         }
+        if at + group.len() as u64 > log.bytes {
+            at = 0;
+        }
         let written = log.write(&group, at);
-        at = (at + group.len() as u64) % FILE_BYTES;
+        at += group.len() as u64;
         for durable in answers.drain(..) {
             // Whoever asked may have gone away.
             drop(durable.send(written.as_ref().copied().map_err(|error| error.kind().into())));
@@ -180,7 +182,7 @@ impl Door for AppendLog {
         let (queue, appended) = (Arc::clone(&self.released), self.append(Vec::new(), transactions.len()));
         Box::pin(async move {
             appended.await?;
-            released(&queue).extend(transactions);
+            locked(&queue).extend(transactions);
             Ok(())
         })
     }
@@ -189,7 +191,7 @@ impl Door for AppendLog {
         let log = self.clone();
         Box::pin(async move {
             let messages: Vec<MessageId> = {
-                let mut queue = released(&log.released);
+                let mut queue = locked(&log.released);
                 let count = queue.len().min(limits::RECEIVE_MAX);
                 queue.drain(..count).collect()
             };
@@ -203,6 +205,10 @@ impl Door for AppendLog {
     fn ack(&self, handles: Vec<()>) -> Reply<()> {
         Box::pin(self.append(Vec::new(), handles.len()))
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {

@@ -17,9 +17,8 @@ use crate::store::{Ack, Replies, Store};
 use crate::telemetry::{self, Exposition};
 use bytes::Bytes;
 use halfmq_core::{
-    Accepted, CheckPolicy, ConsumerGroup, Decide, DecidedBy, Decision, Message, MessageId, Prepare,
-    ProducerGroup, ReceiptHandle, Receive, Rejection, Send, Start, TagFilter, TopicName, TransactionId,
-    Visibility, limits,
+    Accepted, CheckPolicy, ConsumerGroup, Decide, DecidedBy, Decision, Message, Prepare, ProducerGroup,
+    ReceiptHandle, Receive, Rejection, Send, Start, TagFilter, TopicName, TransactionId, Visibility, limits,
 };
 use indicatif::ProgressBar;
 use std::sync::Arc;
@@ -53,7 +52,7 @@ pub(super) fn until_reuse(body_bytes: &[u32]) -> u64 {
     (image_every + 6 * journal.segment_bytes) / (mean(body_bytes) + RECORDS)
 }
 
-/// Runs the load on a store of its own, then the same groups through a bare log.
+/// Runs the load on a store of its own, then the same groups through a bare log, then the same load on one.
 pub(super) async fn measure(home: Home, load: &Load, progress: &ProgressBar) -> Result<Report, Failure> {
     let metrics = telemetry::metrics().map_err(|error| Failure::Bench(error.to_string()))?;
     let (store, _) = Embedded::open(home.path(), options()).map_err(bench)?;
@@ -74,6 +73,7 @@ pub(super) async fn measure(home: Home, load: &Load, progress: &ProgressBar) -> 
     let groups = written(&before, &after);
     let took = append_log::write(home.path(), groups)?;
     progress.set_message("the same load on a bare append log");
+    progress.reset();
     let same_load = on_bare_log(&home, load, groups, progress).await?;
     let engine_took = outcome.took;
     let mut report = Report::new("the engine alone", load.clone(), outcome, &before, &after);
@@ -95,11 +95,12 @@ async fn on_bare_log(
     groups: Groups,
     progress: &ProgressBar,
 ) -> Result<Outcome, Failure> {
-    let bytes = groups.bytes / load.transactions.max(1);
-    let (log, thread) = AppendLog::start(home.path().to_owned(), bytes, mean(&load.body_bytes))?;
+    let body_bytes = mean(&load.body_bytes) * load.transactions;
+    let (log, thread) = AppendLog::start(home.path(), load.transactions, groups.bytes, body_bytes)?;
     let outcome = load::run(load, &Driver::Log(log), progress).await?;
     thread.join().map_err(|_| Failure::Bench("the bare append log panicked".to_owned()))?;
-    outcome.verdict()?;
+    let lost = |failure| Failure::Bench(format!("of the bare append log: {failure}"));
+    outcome.verdict().map_err(lost)?;
     Ok(outcome)
 }
 
@@ -181,8 +182,10 @@ impl Door for EngineDoor {
         let prepared = halves.collect::<Result<_, _>>().map(|halves| self.store.prepare(halves));
         Box::pin(async move {
             let transaction = |accepted: Result<Accepted, Rejection>| {
-                let Accepted { transaction, .. } = accepted.map_err(bench)?;
-                Ok(Prepared { transaction, message: MessageId { transaction, index: 0 } })
+                let Accepted { transaction, message_ids, .. } = accepted.map_err(bench)?;
+                let message = message_ids.first().copied();
+                let message = message.ok_or_else(|| bench("a prepare was answered without a message id"))?;
+                Ok(Prepared { transaction, message })
             };
             prepared?.await.map_err(bench)?.into_iter().map(transaction).collect()
         })

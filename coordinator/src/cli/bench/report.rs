@@ -30,14 +30,14 @@ pub(super) struct Report {
 
 /// A bare append log.
 pub(super) struct Bare {
-    /// The same ones, without anybody to hear or answer.
+    /// Those of the engine, one after the other, with nobody to hear or answer in between.
     pub(super) groups: u64,
     pub(super) took: Duration,
-    /// How many times as long the engine took.
+    /// How many times as long as that the engine took.
     pub(super) ratio: f64,
     /// With as many calls at once, and as many bytes.
     pub(super) same_load: Outcome,
-    /// How many times as long the engine took.
+    /// How many times as long as with the same load the engine took.
     pub(super) same_load_ratio: f64,
 }
 

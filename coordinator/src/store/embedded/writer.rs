@@ -29,7 +29,7 @@ use wait::wait;
 /// Calls answered by one sync.
 const GROUP_CALLS_MAX: usize = 4_096;
 /// Bytes synced at once; a single larger call is still one group.
-const GROUP_BYTES_MAX: u64 = 512 * 1024;
+pub(crate) const GROUP_BYTES_MAX: u64 = 512 * 1024;
 /// What a disk does not wait for any longer: its sync takes about as long as it took to make so much.
 const IDLE_DISK_BYTES: u64 = 32 * 1024;
 /// A group of so few bytes, behind which nobody waits, is not handed over: what would be done meanwhile takes
