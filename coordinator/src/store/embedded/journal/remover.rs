@@ -44,3 +44,57 @@ impl Drop for Remover {
         drop(self.thread.take().map(JoinHandle::join));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+    use crate::store::embedded::disk::DiskFile;
+
+    /// A disk on which a removal takes its time, and what is gone from it.
+    #[derive(Default)]
+    struct Slow(Mutex<Vec<String>>);
+
+    impl Slow {
+        fn gone(&self) -> Vec<String> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }
+    }
+
+    impl Disk for Slow {
+        fn open(&self, _: &str) -> io::Result<Arc<dyn DiskFile>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn list(&self) -> io::Result<Vec<String>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            (0..10_000).for_each(|_| std::thread::yield_now());
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+            Ok(())
+        }
+
+        fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync_directory(&self) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn all_files_are_gone_when_the_remover_is() -> io::Result<()> {
+        let disk = Arc::<Slow>::default();
+        let remover = Remover::start(Arc::<Slow>::clone(&disk))?;
+        for name in ["one", "two", "three"] {
+            remover.remove(name.to_owned())?;
+        }
+        drop(remover);
+        assert_eq!(disk.gone(), ["one", "two", "three"]);
+        Ok(())
+    }
+}
