@@ -9,7 +9,7 @@ use bytes::Bytes;
 use halfmq_core::MessageId;
 use halfmq_proto::v1::{
     AckRequest, CommitRequest, CreateTopicRequest, DeleteTopicRequest, Message, PrepareRequest,
-    ReceiveRequest, queues_client::QueuesClient, transactions_client::TransactionsClient,
+    PrepareResponse, ReceiveRequest, queues_client::QueuesClient, transactions_client::TransactionsClient,
 };
 use std::{sync::Arc, time::Duration};
 use tonic::transport::Channel;
@@ -80,6 +80,11 @@ pub(super) fn message_id(text: &str) -> Result<MessageId, Failure> {
     text.parse().map_err(|error| Failure::Bench(format!("{error}")))
 }
 
+/// Of the one message of a transaction.
+pub(super) fn first_id(prepared: &PrepareResponse) -> Result<MessageId, Failure> {
+    message_id(prepared.message_ids.first().map_or("", String::as_str))
+}
+
 impl Driver {
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -147,8 +152,7 @@ impl Producer {
             ..PrepareRequest::default()
         };
         let prepared = self.calls.prepare(request).await?.into_inner();
-        let message = prepared.message_ids.first().map_or("", String::as_str);
-        Ok(Prepared { message: message_id(message)?, transaction: prepared.transaction_id })
+        Ok(Prepared { message: first_id(&prepared)?, transaction: prepared.transaction_id })
     }
 
     pub(super) async fn commit(&mut self, transaction: String) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! The load over streams: each Produce stream carries many transactions, each Consume stream acks what it is
 //! given. What waits goes into one message, and nothing waits for company, as in the SDK.
 
-use super::driver::{CONSUMER_GROUP, INVISIBLE, PRODUCER_GROUP, message_id};
+use super::driver::{CONSUMER_GROUP, INVISIBLE, PRODUCER_GROUP, first_id, message_id};
 use super::load::Run;
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
@@ -126,8 +126,7 @@ impl Pipeline {
             let took = now.saturating_duration_since(place.began);
             match answer.outcome {
                 Some(produce_answer::Outcome::Prepared(prepared)) => {
-                    let message = prepared.message_ids.first().map_or("", String::as_str);
-                    tally.prepared(message_id(message)?, place.began, took);
+                    tally.prepared(first_id(&prepared)?, place.began, took);
                     place.began = now;
                     let commit =
                         v1::CommitRequest { transaction_id: prepared.transaction_id, ..Default::default() };
