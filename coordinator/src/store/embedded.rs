@@ -30,7 +30,7 @@ use bytes::Bytes;
 use halfmq_core::{Extent, Message};
 use tokio::sync::{mpsc, oneshot};
 
-pub use engine::{Engine, EngineOptions, Progress, Turn, Work};
+pub use engine::{Engine, EngineOptions, Progress, Sealed, Turn, Work};
 pub use index::Index;
 pub use journal::{Damage, JournalOptions, OpenError, Recovered};
 

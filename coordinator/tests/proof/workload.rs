@@ -1,6 +1,7 @@
 //! A service, its consumers and an outside ledger of everything that was acknowledged to them.
 
 mod content;
+mod groups;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -48,6 +49,8 @@ pub(crate) struct World {
     /// Request ids whose prepare was not answered.
     unanswered: Vec<u32>,
     requests: u32,
+    /// Groups that were written beside those somebody asks about.
+    touches: u32,
     places: HashMap<MessageId, Place>,
     /// How many messages each transaction has.
     messages: HashMap<TransactionId, usize>,
@@ -80,6 +83,7 @@ impl World {
             transactions: BTreeMap::new(),
             unanswered: Vec::new(),
             requests: 0,
+            touches: 0,
             places: HashMap::new(),
             messages: HashMap::new(),
             acked: HashSet::new(),
@@ -183,7 +187,7 @@ impl World {
         self.unanswered.push(request);
         let prepare = prepare(request);
         let bytes = prepare.send.messages().iter().map(Message::content_bytes).sum::<usize>() + 4_096;
-        let accepted = engine.run(Work::New { bytes }, |turn| turn.prepare(prepare))??;
+        let accepted = self.run(engine, Work::New { bytes }, |turn| turn.prepare(prepare))??;
         let accepted = accepted.expect("the request is legal");
         self.unanswered.pop();
         self.messages.insert(accepted.transaction, accepted.message_ids.len());
@@ -213,7 +217,7 @@ impl World {
             reason: String::new(),
             replacements: Vec::new(),
         };
-        let answer = engine.run(Work::SMALL, |turn| turn.decide(decide))??;
+        let answer = self.run(engine, Work::SMALL, |turn| turn.decide(decide))??;
         self.check_decision(id, decision, answer);
         Ok(())
     }
@@ -255,7 +259,7 @@ impl World {
     fn send(&mut self, engine: &mut Engine) -> Result<(), Unavailable> {
         self.requests += 1;
         let send = content(self.requests, 1).expect("the send is legal");
-        let receipt = engine.run(Work::New { bytes: 4_096 }, |turn| {
+        let receipt = self.run(engine, Work::New { bytes: 4_096 }, |turn| {
             turn.send("shop".parse().expect("a legal name"), send)
         })??;
         let receipt = receipt.expect("the send is legal");
@@ -305,7 +309,7 @@ impl World {
         match self.chance.random_range(0..10) {
             0..6 => {
                 self.perhaps_acked.insert(delivery.id);
-                let acked = engine.run(Work::SMALL, |turn| {
+                let acked = self.run(engine, Work::SMALL, |turn| {
                     let (_, ledger, log) = turn.parts();
                     ledger.ack(&group(), &topic, &[handle], log).expect("group and topic exist").0
                 })?;

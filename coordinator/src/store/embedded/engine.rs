@@ -99,8 +99,10 @@ pub struct Engine {
     ledger: Ledger,
     journal: Journal,
     group: Group,
-    /// For the next group.
-    buffer: Vec<u8>,
+    /// Bytes of the groups that are sealed and not settled.
+    on_their_way: u64,
+    /// For the groups to come.
+    buffers: Vec<Vec<u8>>,
     index: Option<Arc<Index>>,
     /// Decided, and of the index nobody has told, with the sequence of their frame.
     durable: Vec<(u64, TransactionId)>,
@@ -225,6 +227,12 @@ impl Engine {
         self.group.writer.bytes().len() as u64
     }
 
+    /// Bytes of the groups that are sealed and not settled.
+    #[must_use]
+    pub fn bytes_on_their_way(&self) -> u64 {
+        self.on_their_way
+    }
+
     /// Makes the group durable. Only now its answers may go out. No other group may be on its way.
     ///
     /// # Errors
@@ -238,8 +246,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Closes the group: it goes to the disk, and the next one begins. `None`: it wrote nothing. The group
-    /// before must be settled.
+    /// Closes the group: it goes to the disk, and the next one begins. `None`: it wrote nothing. No other group
+    /// may be on its way.
     ///
     /// # Errors
     /// As [`Engine::commit`].
@@ -253,11 +261,31 @@ impl Engine {
             Ok(reserved) => reserved,
             Err(AppendError::NoRoom(error) | AppendError::Failed(error)) => return self.fail(&error),
         };
-        let records = self.group.writer.replace(std::mem::take(&mut self.buffer));
+        let records = self.group.writer.replace(self.buffers.pop().unwrap_or_default());
         let decided = std::mem::take(&mut self.group.decided);
         let happened = std::mem::take(&mut self.group.happened);
         self.begin_group();
+        self.on_their_way += reserved.bytes();
         Ok(Some(Sealed { reserved, records, decided, happened }))
+    }
+
+    /// Closes the group while the one before it is on its way: to be written when that one is durable, or to be
+    /// [reopened](Engine::reopen). `None`: it wrote nothing, or something is to be done while no group is on its
+    /// way.
+    pub fn seal_ahead(&mut self) -> Option<Sealed> {
+        let bytes = self.group.writer.bytes().len();
+        let waits = !self.journal.fits(bytes) || self.upkeep.is_due(self.latest);
+        if waits { None } else { self.seal().ok().flatten() }
+    }
+
+    /// Takes a group that was sealed ahead back to be the one that is made; none may have been begun since.
+    pub fn reopen(&mut self, sealed: Sealed) {
+        let Sealed { reserved, records, decided, happened } = sealed;
+        self.on_their_way -= reserved.bytes();
+        self.journal.give_back(reserved);
+        self.begin_group();
+        self.buffers.push(self.group.writer.replace(records));
+        (self.group.decided, self.group.happened) = (decided, happened);
     }
 
     /// Goes on from what became of a group. The index still has to be told: [`Engine::index_decided`].
@@ -266,7 +294,8 @@ impl Engine {
     /// As [`Engine::commit`].
     pub fn settle(&mut self, sealed: Sealed, written: io::Result<()>) -> Result<(), Unavailable> {
         let Sealed { reserved, records, decided, happened: _ } = sealed;
-        self.buffer = records;
+        self.buffers.push(records);
+        self.on_their_way -= reserved.bytes();
         if let Err(error) = written {
             return self.fail(&error);
         }

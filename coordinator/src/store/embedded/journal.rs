@@ -240,21 +240,32 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes the place of the next frame, which must be written before another one is reserved: more than
-    /// one torn frame at the tail would look like damage. It must have records: without any it would say that
-    /// its segment ends.
+    /// Takes the place of the next frame. One that [fits](Journal::fits) may be reserved while another one is
+    /// written, but must not be written before that one is durable: more than one torn frame at the tail would look
+    /// like damage. It must have records: without any it would say that its segment ends.
     ///
     /// # Errors
     /// As [`Journal::append`].
     pub fn reserve(&mut self, bytes: usize, salt: impl FnOnce() -> u64) -> Result<Reserved, AppendError> {
-        let needed = (HEAD_BYTES + bytes) as u64;
-        if self.current.room_at(self.tail) < needed {
+        if !self.fits(bytes) {
             self.roll(bytes as u64, salt)?;
         }
         let frame = Frame { sequence: self.sequence, address: self.tail };
-        self.tail += needed;
+        self.tail += (HEAD_BYTES + bytes) as u64;
         self.sequence += 1;
         Ok(Reserved { segment: Arc::clone(&self.current), frame, end: self.tail })
+    }
+
+    /// Whether the next frame, with so many bytes of records, has room in the current segment.
+    #[must_use]
+    pub fn fits(&self, bytes: usize) -> bool {
+        self.current.room_at(self.tail) >= (HEAD_BYTES + bytes) as u64
+    }
+
+    /// Takes back the place that was reserved last: nothing was written there.
+    pub fn give_back(&mut self, reserved: Reserved) {
+        let Frame { sequence, address } = reserved.frame;
+        (self.sequence, self.tail) = (sequence, address);
     }
 
     /// Says that the reserved frame is durable.

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Never more than one group is on its way to the disk: of two, a crash could leave the second without the
-//! first. With little to do one thread does both: to hand a group over takes longer than it would save.
+//! first. A second one stands ready when the writer has nothing to add to it, and is taken back when it has: so
+//! the disk goes on at once. With little to do one thread does both: to hand a group over takes longer than it
+//! would save.
 
 mod disk;
 mod wait;
@@ -43,6 +45,8 @@ pub(super) struct Writer {
     standing: Standing,
     /// Of the group that is being made.
     answers: Vec<Answer>,
+    /// It takes no more calls.
+    full: bool,
     disk: Disk,
     waker: Waker,
     failed: Arc<OnceLock<Unavailable>>,
@@ -84,7 +88,20 @@ impl Writer {
         let run = move || {
             let waker = wakes::deferrable(wait::waker());
             let answers = Vec::new();
-            Self { engine, queue, standing, answers, disk, waker, failed, index, lock, stopping }.run();
+            Self {
+                engine,
+                queue,
+                standing,
+                answers,
+                full: false,
+                disk,
+                waker,
+                failed,
+                index,
+                lock,
+                stopping,
+            }
+            .run();
         };
         std::thread::Builder::new().name("halfmq-writer".into()).spawn(run)?;
         Ok(())
@@ -92,12 +109,17 @@ impl Writer {
 
     fn run(mut self) {
         loop {
-            match self.next() {
+            let next = self.next();
+            self.take_back();
+            match next {
                 Next::Call(job) => self.gather(job),
                 Next::Written(written) => self.settle(written),
                 Next::End => break,
             }
-            if !self.disk.is_busy() {
+            self.full = self.is_full();
+            if self.disk.is_busy() {
+                self.leave_ready();
+            } else {
                 self.submit();
             }
             self.engine.index_decided();
@@ -118,11 +140,10 @@ impl Writer {
 
     /// Waits for the disk, or for a call if the group can take one.
     fn next(&mut self) -> Next {
-        let full = self.is_full();
-        let Self { queue, disk, waker, .. } = self;
+        let Self { queue, disk, waker, full, .. } = self;
         wait(waker, |context| match disk.poll(context) {
             Poll::Ready(written) => Poll::Ready(Next::Written(written)),
-            Poll::Pending if full => Poll::Pending,
+            Poll::Pending if *full => Poll::Pending,
             Poll::Pending => queue.poll_recv(context).map(|job| job.map_or(Next::End, Next::Call)),
         })
     }
@@ -181,6 +202,27 @@ impl Writer {
                 self.failed.get_or_init(|| failed.clone());
                 answers.into_iter().for_each(|answer| answer(Err(failed.clone())));
             }
+        }
+    }
+
+    /// Leaves the group to the disk, which is still busy with the one before. While there is little to do that
+    /// would only make groups smaller: calls that come in a moment would miss this one.
+    fn leave_ready(&mut self) {
+        if self.engine.bytes_on_their_way() + self.engine.pending_bytes() <= OWN_GROUP_BYTES {
+            return;
+        }
+        self.standing.serve(&mut self.engine, &mut self.answers);
+        if let Some(sealed) = self.engine.seal_ahead() {
+            let answers = std::mem::take(&mut self.answers);
+            self.disk.leave_ready(Group { sealed, answers });
+        }
+    }
+
+    /// The group that stands ready is made further, if the disk has not come for it.
+    fn take_back(&mut self) {
+        if let Some(Group { sealed, answers }) = self.disk.take_back() {
+            self.engine.reopen(sealed);
+            self.answers = answers;
         }
     }
 

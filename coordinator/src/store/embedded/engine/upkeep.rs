@@ -75,6 +75,10 @@ impl Upkeep {
 }
 
 impl Upkeep {
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        now >= self.next
+    }
+
     /// Upper bound of a page: names, ids and numbers of its entries.
     fn page_bytes(&self) -> usize {
         self.page_entries * 1_024
@@ -91,11 +95,11 @@ struct Reckoned {
 }
 
 impl Engine {
-    /// Does what is due, durably, and with it what the verbs of this group have written so far. Call it while
-    /// no group is on its way to the disk; it is cheap when nothing is due.
+    /// Does what is due, durably, and with it what the verbs of this group have written so far; nothing while a
+    /// group is on its way to the disk. It is cheap when nothing is due.
     pub fn upkeep(&mut self) {
         let now = self.now();
-        if now < self.upkeep.next || self.usable().is_err() {
+        if !self.upkeep.is_due(now) || self.on_their_way > 0 || self.usable().is_err() {
             return;
         }
         self.upkeep.next = now.after(self.upkeep.every);

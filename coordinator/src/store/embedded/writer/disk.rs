@@ -1,7 +1,7 @@
 //! How a group becomes durable: the writer makes it so itself, or leaves that to a thread and goes on.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
@@ -22,6 +22,16 @@ pub(super) struct Group {
 
 /// A group, and what became of it.
 pub(super) type Written = (Sealed, io::Result<()>);
+
+/// The group that comes next, if the writer has left one there.
+#[derive(Clone, Default)]
+struct Ready(Arc<Mutex<Option<Group>>>);
+
+impl Ready {
+    fn place(&self) -> MutexGuard<'_, Option<Group>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Group {
     /// Makes it durable.
@@ -55,7 +65,9 @@ impl Reply {
 /// The thread that makes groups durable, as the writer sees it.
 pub(super) struct Disk {
     groups: mpsc::UnboundedSender<Group>,
-    written: mpsc::UnboundedReceiver<Written>,
+    /// With each whether the group that stood ready is on its way now.
+    written: mpsc::UnboundedReceiver<(Written, bool)>,
+    ready: Ready,
     /// A group is on its way.
     busy: bool,
     thread: JoinHandle<()>,
@@ -65,17 +77,23 @@ impl Disk {
     pub(super) fn start(failed: Arc<OnceLock<Unavailable>>) -> io::Result<Self> {
         let (groups, mut sealed) = mpsc::unbounded_channel::<Group>();
         let (done, written) = mpsc::unbounded_channel();
+        let ready = Ready::default();
+        let left_there = ready.clone();
         let run = move || {
             let waker = waker();
-            while let Some(group) = wait(&waker, |context| sealed.poll_recv(context)) {
+            let mut next = None;
+            while let Some(group) = next.take().or_else(|| wait(&waker, |context| sealed.poll_recv(context)))
+            {
                 let (written, reply) = group.write(&failed);
-                // The next group can come while these are answered. Nobody waits any more: the store ends.
-                drop(done.send(written));
+                // Behind one that failed nothing is written.
+                next = if written.1.is_ok() { left_there.place().take() } else { None };
+                // The writer can go on while these are answered. Nobody waits any more: the store ends.
+                drop(done.send((written, next.is_some())));
                 reply.tell();
             }
         };
         let thread = std::thread::Builder::new().name("halfmq-journal".into()).spawn(run)?;
-        Ok(Self { groups, written, busy: false, thread })
+        Ok(Self { groups, written, ready, busy: false, thread })
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -88,15 +106,27 @@ impl Disk {
         self.groups.send(group).expect(DISK_LIVES);
     }
 
+    /// Leaves it there to be written as soon as the group before it is durable, so that the disk need not wait
+    /// for the writer. None may stand there already.
+    pub(super) fn leave_ready(&mut self, group: Group) {
+        *self.ready.place() = Some(group);
+    }
+
+    /// What stands ready, if its time has not come yet.
+    pub(super) fn take_back(&mut self) -> Option<Group> {
+        self.ready.place().take()
+    }
+
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Written> {
-        let written = self.written.poll_recv(context).map(|written| written.expect(DISK_LIVES));
-        self.busy &= written.is_pending();
-        written
+        self.written.poll_recv(context).map(|written| self.heard(written.expect(DISK_LIVES)))
     }
 
     pub(super) fn take_written(&mut self) -> Option<Written> {
-        let written = self.written.try_recv().ok();
-        self.busy &= written.is_none();
+        self.written.try_recv().ok().map(|written| self.heard(written))
+    }
+
+    fn heard(&mut self, (written, goes_on): (Written, bool)) -> Written {
+        self.busy = goes_on;
         written
     }
 

@@ -219,3 +219,36 @@ async fn what_was_seen_of_a_group_is_said_only_when_it_is_durable() {
         assert_eq!(second.await.expect("it ends").is_err(), fails, "it saw what is not on disk");
     }
 }
+
+#[test]
+fn a_group_that_stands_ready_is_written_behind_one_that_is_durable() {
+    for fails in [false, true] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let gate = Arc::<Gate>::default();
+        let files = Directory::new(directory.path().to_owned()).expect("a directory");
+        let files = Arc::new(Gated(files, Arc::clone(&gate)));
+        let (mut engine, _) = Engine::open(files, EngineOptions::default(), None).expect("it opens");
+        let mut thread = super::Disk::start(Arc::default()).expect("a thread");
+        gate.state().shut = true;
+        create(&mut engine.turn(), "first");
+        let sealed = engine.seal().expect("the disk is fine").expect("it wrote something");
+        thread.write(Group { sealed, answers: Vec::new() });
+        gate.wait_for_one();
+        create(&mut engine.turn(), "second");
+        let sealed = engine.seal_ahead().expect("it wrote something");
+        thread.leave_ready(Group { sealed, answers: Vec::new() });
+        gate.open(fails);
+        let (first, written) = wait(&wait::waker(), |context| thread.poll(context));
+        assert_eq!(written.is_err(), fails);
+        assert_eq!(thread.is_busy(), !fails, "the thread goes on by itself, but not behind one that failed");
+        assert_eq!(engine.settle(first, written).is_err(), fails);
+        if fails {
+            assert!(thread.take_back().is_some(), "it was not written");
+        } else {
+            let (second, written) = wait(&wait::waker(), |context| thread.poll(context));
+            engine.settle(second, written).expect("the disk is fine");
+            assert!(!thread.is_busy() && thread.take_back().is_none(), "there is no third one");
+        }
+        thread.stop();
+    }
+}
