@@ -246,8 +246,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Closes the group: it goes to the disk, and the next one begins. `None`: it wrote nothing. No other group
-    /// may be on its way.
+    /// Closes the group: it goes to the disk, and the next one begins. `None`: it wrote nothing. It may need a new
+    /// segment, so no other group may be on its way; while one is, there is [`Engine::seal_ahead`].
     ///
     /// # Errors
     /// As [`Engine::commit`].

@@ -45,7 +45,7 @@ pub(super) struct Writer {
     standing: Standing,
     /// Of the group that is being made.
     answers: Vec<Answer>,
-    /// It takes no more calls.
+    /// That group takes no more calls, also while it stands ready.
     full: bool,
     disk: Disk,
     waker: Waker,
@@ -87,21 +87,8 @@ impl Writer {
         let disk = Disk::start(Arc::clone(&failed))?;
         let run = move || {
             let waker = wakes::deferrable(wait::waker());
-            let answers = Vec::new();
-            Self {
-                engine,
-                queue,
-                standing,
-                answers,
-                full: false,
-                disk,
-                waker,
-                failed,
-                index,
-                lock,
-                stopping,
-            }
-            .run();
+            let (answers, full) = (Vec::new(), false);
+            Self { engine, queue, standing, answers, full, disk, waker, failed, index, lock, stopping }.run();
         };
         std::thread::Builder::new().name("halfmq-writer".into()).spawn(run)?;
         Ok(())
