@@ -8,8 +8,8 @@
 //!
 //! Never more than one group is on its way to the disk: of two, a crash could leave the second without the
 //! first. A second one stands ready when the writer has nothing to add to it, and is taken back when it has: so
-//! the disk goes on at once. With little to do one thread does both: to hand a group over takes longer than it
-//! would save.
+//! the disk goes on at once. With little to do meanwhile one thread does both: to hand a group over takes longer
+//! than it would save.
 
 mod disk;
 mod wait;
@@ -21,6 +21,7 @@ use std::task::{Poll, Waker};
 
 use tokio::sync::{mpsc, watch};
 
+use super::engine::Sealed;
 use super::standing::Standing;
 use super::{Answer, Engine, Index, Job};
 use crate::store::Unavailable;
@@ -37,6 +38,9 @@ const IDLE_DISK_BYTES: u64 = 32 * 1024;
 /// A group of so few bytes, behind which nobody waits, is not handed over: what would be done meanwhile takes
 /// less time than to wake a thread twice.
 const OWN_GROUP_BYTES: u64 = 16 * 1024;
+/// Nor is a larger one if fewer calls than these came while the one before it was written: then most callers wait
+/// for this one, and nobody would use the time.
+const CALLS_WORTH_A_THREAD: usize = 2;
 
 /// Runs the verbs.
 pub(super) struct Writer {
@@ -47,6 +51,8 @@ pub(super) struct Writer {
     answers: Vec<Answer>,
     /// That group takes no more calls, also while it stands ready.
     full: bool,
+    /// Calls that came while the group before it was written.
+    came_meanwhile: usize,
     disk: Disk,
     waker: Waker,
     failed: Arc<OnceLock<Unavailable>>,
@@ -87,8 +93,21 @@ impl Writer {
         let disk = Disk::start(Arc::clone(&failed))?;
         let run = move || {
             let waker = wakes::deferrable(wait::waker());
-            let (answers, full) = (Vec::new(), false);
-            Self { engine, queue, standing, answers, full, disk, waker, failed, index, lock, stopping }.run();
+            let writer = Self {
+                engine,
+                queue,
+                standing,
+                answers: Vec::new(),
+                full: false,
+                came_meanwhile: CALLS_WORTH_A_THREAD,
+                disk,
+                waker,
+                failed,
+                index,
+                lock,
+                stopping,
+            };
+            writer.run();
         };
         std::thread::Builder::new().name("halfmq-writer".into()).spawn(run)?;
         Ok(())
@@ -100,7 +119,7 @@ impl Writer {
             self.take_back();
             match next {
                 Next::Call(job) => self.gather(job),
-                Next::Written(written) => self.settle(written),
+                Next::Written(written) => self.heard(written),
                 Next::End => break,
             }
             self.full = self.is_full();
@@ -148,7 +167,7 @@ impl Writer {
                 return;
             }
             if let Some(written) = self.disk.take_written() {
-                return self.settle(written);
+                return self.heard(written);
             }
             match self.queue.try_recv() {
                 Ok(next) => job = next,
@@ -175,12 +194,13 @@ impl Writer {
         let sealed = self.engine.seal();
         let answers = std::mem::take(&mut self.answers);
         match sealed {
-            Ok(Some(sealed)) if sealed.bytes() <= OWN_GROUP_BYTES && self.queue.is_empty() => {
+            Ok(Some(sealed)) if self.hands_over(&sealed) => self.disk.write(Group { sealed, answers }),
+            Ok(Some(sealed)) => {
                 let (written, reply) = Group { sealed, answers }.write(&self.failed);
+                self.came_meanwhile = self.queue.len();
                 reply.tell();
                 self.settle(written);
             }
-            Ok(Some(sealed)) => self.disk.write(Group { sealed, answers }),
             Ok(None) => {
                 answers.into_iter().for_each(|answer| answer(Ok(())));
                 self.engine.upkeep();
@@ -190,6 +210,12 @@ impl Writer {
                 answers.into_iter().for_each(|answer| answer(Err(failed.clone())));
             }
         }
+    }
+
+    /// Whether the other thread writes it, so that calls are run meanwhile.
+    fn hands_over(&self, sealed: &Sealed) -> bool {
+        let somebody_calls = self.came_meanwhile >= CALLS_WORTH_A_THREAD;
+        !self.queue.is_empty() || sealed.bytes() > OWN_GROUP_BYTES && somebody_calls
     }
 
     /// Leaves the group to the disk, which is still busy with the one before. While there is little to do that
@@ -211,6 +237,11 @@ impl Writer {
             self.engine.reopen(sealed);
             self.answers = answers;
         }
+    }
+
+    fn heard(&mut self, written: Written) {
+        self.came_meanwhile = self.answers.len() + self.queue.len();
+        self.settle(written);
     }
 
     fn settle(&mut self, (sealed, written): Written) {

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use tokio::task::JoinHandle as Task;
 
 use super::super::disk::{Directory, Disk, DiskFile};
-use super::super::{EngineOptions, Turn, Work, lock, on_writer};
+use super::super::{EngineOptions, Turn, Work, enqueue, lock, on_writer};
 use super::*;
 
 /// Holds syncs up.
@@ -182,6 +182,25 @@ async fn a_small_group_behind_which_nobody_waits_is_not_handed_over() {
         story.gate.open(false);
         let next = on_writer(Some(story.jobs.clone()), Work::Look, |_| ()).await;
         assert_eq!(next.is_err(), fails, "what is in memory is not on disk");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_group_is_handed_over_only_where_calls_came_while_the_last_was_written() {
+    let story = Story::begin();
+    let (journal, writer) = ("halfmq-journal", "halfmq-writer");
+    // Whoever calls first may be followed by many. Those who call meanwhile only look.
+    let groups = [(journal, 0), (writer, 1), (writer, 2), (journal, 2), (journal, 0)];
+    for (number, (thread, calls_meanwhile)) in groups.into_iter().enumerate() {
+        story.gate.state().shut = true;
+        let large = story.run(move |turn| create_many(turn, &format!("topic-{number}"))).await;
+        assert_eq!(story.gate.wait_for_one(), thread, "group {number} of {groups:?}");
+        for _ in 0..calls_meanwhile {
+            let look = enqueue(Some(story.jobs.clone()), Work::Look, |_| Box::new(drop));
+            look.await.expect("there is room");
+        }
+        story.gate.open(false);
+        assert_eq!(large.await.expect("it ends"), Ok(()));
     }
 }
 
