@@ -11,6 +11,11 @@ def bench(*flags):
     return json.loads(run(BINARY, "bench", "--json", *flags, stdout=subprocess.PIPE).stdout)
 
 
+def engine_alone(folder, transactions, in_flight, size):
+    return bench("--engine-only", "--data", folder, "--transactions", str(transactions), "--in-flight", str(in_flight),
+                 "--size", str(size))
+
+
 class HalfMq:
     def __init__(self, folder):
         command = [BINARY, "serve", "--json", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data",

@@ -8,6 +8,8 @@ from halfmq import BINARY
 from machine import HERE, ROOT, described, run, say
 
 BYTES, WINDOW = 1024, 1000
+# How many times as long the engine takes as a bare append log: for the same groups, and under the same load.
+GROUPS, LOAD = "engine_to_bare_log", "engine_to_bare_log_same_load"
 # The columns of the first table, and those of the RocketMQ 5 client.
 SYNC, UNSYNCED, FAST, UNARY = "RocketMQ SYNC_FLUSH", "RocketMQ ASYNC_FLUSH", "HalfMQ streams", "HalfMQ unary calls"
 PROXIED, DOOR = "RocketMQ with its proxy", "HalfMQ with the RocketMQ 5 client"
@@ -17,7 +19,7 @@ class Results:
     """Of all rounds: rows by (server, in flight)."""
 
     def __init__(self):
-        self.rows, self.memory, self.first = {}, {}, {}
+        self.rows, self.memory, self.first, self.engine = {}, {}, {}, {}
 
     def add(self, name, in_flight, report, before, after):
         if report["missing"] or report["double"]:
@@ -32,6 +34,14 @@ class Results:
                "missing": report["missing"], "double": report["double"], "checked": report.get("checked", 0)}
         self.rows.setdefault((name, in_flight), []).append(row)
         say(f"{name}, {in_flight} in flight: {row['rate']:.0f}/s, end to end {row['p50']:.2f}/{row['p99']:.2f} ms")
+
+    def add_engine(self, in_flight, report):
+        self.engine.setdefault(in_flight, []).append(report)
+        say(f"the engine alone, {in_flight} in flight: {report['transactions_per_second']:.0f}/s, "
+            f"{report[GROUPS]:.2f} times as long as its groups take")
+
+    def of_engine(self, in_flight, what):
+        return statistics.median(report[what] for report in self.engine[in_flight])
 
     def remember(self, name, usage):
         self.memory.setdefault(name, []).append((usage.resident_max, usage.anonymous))
@@ -100,10 +110,21 @@ def goals(results):
     lines = ["| against RocketMQ SYNC_FLUSH | goal | measured | |", "|---|---|---|---|"]
     lines += [f"| {what} | {goal} | {value:.2f} | {'met' if met(value) else 'missed'} |"
               for what, goal, value, met in facts]
-    journal = of(FAST, 64, "journal")
+    journal, engine = of(FAST, 64, "journal"), results.of_engine(64, GROUPS)
     lines += [f"| launch to first transaction | 0.3 s | {first['HalfMQ']:.2f} s (RocketMQ {first['RocketMQ']:.1f} s) | "
               f"{'met' if first['HalfMQ'] <= 0.3 else 'missed'} |",
-              f"| journal bytes of a transaction | 1,250 | {journal:,.0f} | {'met' if journal <= 1250 else 'missed'} |"]
+              f"| journal bytes of a transaction | 1,250 | {journal:,.0f} | {'met' if journal <= 1250 else 'missed'} |",
+              f"| the engine alone against a bare append log, 64 in flight | 1.5 times | {engine:.2f} | "
+              f"{'met' if engine <= 1.5 else 'missed'} |"]
+    return lines
+
+
+def engine(results):
+    lines = ["| in flight | transactions/s | times as long as a bare append log of the same groups | "
+             "times as long as a bare append log under the same load |", "|---|---|---|---|"]
+    for level in sorted(results.engine):
+        rate, *ratios = (results.of_engine(level, what) for what in ("transactions_per_second", GROUPS, LOAD))
+        lines.append(f"| {level} | {number(rate)} | {' | '.join(number(ratio, 2) for ratio in ratios)} |")
     return lines
 
 
@@ -141,6 +162,11 @@ def write(results, version, rounds, scale, load, out):
         f"acked, at most {WINDOW:,} committed and not yet acked. Transactions a second, in brackets end to end p50/p99 in ms. "
         "HalfMQ syncs prepare, commit and ack; RocketMQ's SYNC_FLUSH syncs the half message, its commit is one-way.", "",
         *table(results), "", *goals(results), "", *resources(results), "",
+        "## The engine alone", "",
+        "`halfmq bench --engine-only`: the embedded store without a network, and what a file takes that is appended to "
+        "and synced and does nothing else: first the very groups that the engine wrote, one after the other, as if nobody "
+        "had to be heard or answered; then the same load, each call answered when it is durable.", "",
+        *engine(results), "",
         "## The RocketMQ 5 client against both", "",
         "One program with rocketmq-client-java (gRPC, half message and commit each a call of its own, a push consumer) "
         f"drives RocketMQ {version} with its proxy in the broker's process (SYNC_FLUSH) and HalfMQ's RocketMQ port. The "
