@@ -1,12 +1,19 @@
 //! Two groups, a disk that is held up, and what is said to whom.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinHandle as Task;
 
 use super::super::disk::{Directory, Disk, DiskFile};
 use super::super::{EngineOptions, Turn, Work, enqueue, lock, on_writer};
 use super::*;
+
+/// Calls that wait for the writer, at most.
+const QUEUE: usize = 16;
+/// Nothing here takes so long, unless it never ends.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Holds syncs up.
 #[derive(Default)]
@@ -116,7 +123,7 @@ impl Story {
         let files = Directory::new(path.join("journal")).expect("a directory");
         let files = Arc::new(Gated(files, Arc::clone(&gate)));
         let engine = Engine::open(files, EngineOptions::default(), Some(Arc::clone(&index)));
-        let (jobs, queue) = mpsc::channel(16);
+        let (jobs, queue) = mpsc::channel(QUEUE);
         let (stopping, stopped) = watch::channel(false);
         let failed = Arc::<OnceLock<_>>::default();
         let shared = Shared { standing: Standing::default(), failed: Arc::clone(&failed), index };
@@ -162,6 +169,16 @@ fn create_many(turn: &mut Turn<'_>, topic: &str) {
     (0..2_000).for_each(|number| create(turn, &format!("{topic}-{number}")));
 }
 
+/// As many bytes as one group takes.
+fn create_a_full_group(turn: &mut Turn<'_>, topic: &str) {
+    const NAME_BYTES: usize = 120;
+    let padding = "x".repeat(NAME_BYTES);
+    for number in 0..=GROUP_BYTES_MAX / NAME_BYTES as u64 {
+        let name = format!("{topic}-{number}-{padding}");
+        create(turn, name.get(..NAME_BYTES).expect("it is longer"));
+    }
+}
+
 fn look(turn: &mut Turn<'_>) {
     let topics = turn.parts().1.topics();
     assert!(!topics.is_empty(), "the first ones are seen");
@@ -201,6 +218,34 @@ async fn a_large_group_is_handed_over_only_where_calls_came_while_the_last_was_w
         }
         story.gate.open(false);
         assert_eq!(large.await.expect("it ends"), Ok(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_taken_behind_a_group_that_was_full() {
+    let full_of_bytes = async {
+        // One that is handed over, and one that is not.
+        let story = Story::begin();
+        for number in 0..2 {
+            let full = story.run(move |turn| create_a_full_group(turn, &format!("full-{number}"))).await;
+            assert_eq!(full.await.expect("it ends"), Ok(()));
+        }
+        story.run(look).await.await.expect("it ends")
+    };
+    let full_of_calls = async {
+        let story = Story::begin();
+        let (first, _) = story.two_groups(look).await;
+        // With the look behind the first as many as go into a group, and as many as wait.
+        for _ in 1..GROUP_CALLS_MAX + QUEUE {
+            let look = enqueue(Some(story.jobs.clone()), Work::Look, |_| Box::new(drop));
+            look.await.expect("the writer lives");
+        }
+        story.gate.open(false);
+        assert_eq!(first.await.expect("it ends"), Ok(()));
+        story.run(look).await.await.expect("it ends")
+    };
+    for group in [full_of_bytes.boxed(), full_of_calls.boxed()] {
+        assert_eq!(tokio::time::timeout(LONG, group).await, Ok(Ok(())), "somebody waits for ever");
     }
 }
 
