@@ -12,8 +12,8 @@ def bench(*flags):
 
 
 def engine_alone(folder, transactions, in_flight, size):
-    return bench("--engine-only", "--data", folder, "--transactions", str(transactions), "--in-flight", str(in_flight),
-                 "--size", str(size))
+    return bench("--engine-only", "--data", folder, "--transactions", transactions, "--in-flight", in_flight,
+                 "--size", size)
 
 
 class HalfMq:

@@ -122,12 +122,12 @@ impl Writer {
                 Next::Written(written) => self.heard(written),
                 Next::End => break,
             }
+            // It waits for the disk; where nothing is on its way that would be for ever.
+            self.full = self.disk.is_busy() && self.is_full();
             if self.disk.is_busy() {
-                self.full = self.is_full();
                 self.leave_ready();
             } else {
                 self.submit();
-                self.full = false;
             }
             self.engine.index_decided();
         }
