@@ -44,7 +44,7 @@ pub struct Ledger {
     open: BTreeMap<TransactionId, Box<OpenTransaction>>,
     in_doubt: usize,
     /// Decided not long ago; older ones are the engine's to remember.
-    decided: BTreeMap<TransactionId, DecidedTransaction>,
+    decided: BTreeMap<TransactionId, Arc<DecidedTransaction>>,
     delayed: Waiting,
     groups: BTreeMap<ConsumerGroup, Group>,
     /// How long messages are kept that every group is done with.

@@ -1,6 +1,8 @@
 //! Writing the whole ledger down, and reading it back.
 
-use super::{Group, Inconsistency, Ledger, Producer, Subscription};
+use std::sync::Arc;
+
+use super::{DecidedTransaction, Group, Inconsistency, Ledger, Producer, Subscription};
 use crate::cursor::Cursor;
 use crate::delayed::Delayed;
 use crate::ids::TransactionId;
@@ -29,7 +31,7 @@ impl Ledger {
             self.delayed.pages().values().map(|page| Image::DelayedPage { page: page.clone() });
         let decided = self.decided.iter().map(|(transaction, decided)| Image::Decided {
             transaction: *transaction,
-            decided: decided.clone(),
+            decided: DecidedTransaction::clone(decided),
         });
         std::iter::once(Image::Began { at: now })
             .chain(self.topics.iter().flat_map(|(name, topic)| topic_image(name, topic)))
@@ -70,7 +72,7 @@ impl Ledger {
                     let producer = producer.ok_or(Inconsistency("producer group"))?;
                     producer.requests.insert(request_id.clone(), transaction);
                 }
-                self.decided.insert(transaction, decided);
+                self.decided.insert(transaction, Arc::new(decided));
             }
             Image::Group { group, retry } => {
                 self.groups.insert(group, Group { retry, ..Group::default() });

@@ -157,7 +157,7 @@ impl Ledger {
         let fingerprint = !send.fingerprint;
         if let Some(request_id) = &send.request_id {
             let hot = self.request(&producer_group, request_id);
-            let hot = hot.and_then(|id| self.decided.get(&id).map(|decided| (id, decided.clone())));
+            let hot = hot.and_then(|id| Some((id, DecidedTransaction::clone(self.decided.get(&id)?))));
             if let Some((id, decided)) = hot.or(past) {
                 return match decided.fingerprint == fingerprint {
                     true => Ok(decided.receipt(id)),

@@ -198,7 +198,7 @@ impl Ledger {
                 answered: 0,
                 messages,
             };
-            self.decided.insert(sent.transaction, decided);
+            self.decided.insert(sent.transaction, Arc::new(decided));
         }
         Ok(())
     }
@@ -241,7 +241,7 @@ impl Ledger {
             answered: open.answered,
             messages,
         };
-        self.decided.insert(id, decided);
+        self.decided.insert(id, Arc::new(decided));
         Ok(())
     }
 

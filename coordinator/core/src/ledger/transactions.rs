@@ -1,6 +1,6 @@
 //! Ending transactions, and looking at them.
 
-use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use super::Ledger;
 use super::produce::{Receipt, receipt_lines};
@@ -207,22 +207,22 @@ impl Ledger {
         }
     }
 
-    /// A decided transaction that the ledger still holds.
+    /// A decided transaction that the ledger still holds, for whoever writes it down while the ledger goes on.
     #[must_use]
-    pub fn decided_transaction(&self, id: TransactionId) -> Option<&DecidedTransaction> {
+    pub fn decided_transaction(&self, id: TransactionId) -> Option<&Arc<DecidedTransaction>> {
         self.decided.get(&id)
     }
 
     /// Lets go of a decided transaction; from now on the engine answers for it.
     pub fn forget(&mut self, id: TransactionId) {
         let Some(decided) = self.decided.remove(&id) else { return };
-        let Some(request_id) = decided.request_id else { return };
+        let Some(request_id) = &decided.request_id else { return };
         let Some(producer) = self.producers.get_mut(&decided.producer_group) else { return };
         // Since then the request id may have brought another transaction.
-        if let Entry::Occupied(brought) = producer.requests.entry(request_id)
-            && *brought.get() == id
+        if let Some((request_id, brought)) = producer.requests.remove_entry(request_id)
+            && brought != id
         {
-            brought.remove();
+            producer.requests.insert(request_id, brought);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tells a story to a ledger, and compares what it answers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use halfmq_core::{
@@ -25,7 +26,7 @@ pub(crate) struct Teller {
     now: Timestamp,
     transactions: BTreeMap<String, TransactionId>,
     /// What an engine remembers of transactions that the ledger forgot.
-    past: HashMap<TransactionId, DecidedTransaction>,
+    past: HashMap<TransactionId, Arc<DecidedTransaction>>,
     /// The handle of each group's latest delivery of a body.
     handles: HashMap<(String, String), ReceiptHandle>,
 }
@@ -77,7 +78,7 @@ impl Teller {
             }
             for (id, archived) in teller.journal.archived() {
                 let known = teller.ledger.decided_transaction(id).or_else(|| teller.past.get(&id));
-                assert_eq!(known, Some(&archived), "{so_far}");
+                assert_eq!(known.map(Arc::as_ref), Some(&archived), "{so_far}");
             }
             match between {
                 Between::Nothing | Between::Shelf => {}
@@ -246,8 +247,8 @@ impl Teller {
 
     fn forget(&mut self, call: &Call<'_>) -> String {
         let id = self.transaction(call.word(1));
-        let decided = self.ledger.decided_transaction(id).expect("a decided transaction").clone();
-        self.past.insert(id, decided);
+        let decided = self.ledger.decided_transaction(id).expect("a decided transaction");
+        self.past.insert(id, Arc::clone(decided));
         self.ledger.forget(id);
         "ok".into()
     }
@@ -444,7 +445,8 @@ impl Teller {
     /// What an engine finds in its index for the request id of this call.
     fn remembered(&self, call: &Call<'_>) -> Option<(TransactionId, DecidedTransaction)> {
         let id = self.transaction(call.option("past")?);
-        Some((id, self.past.get(&id).expect("a forgotten transaction").clone()))
+        let past = self.past.get(&id).expect("a forgotten transaction");
+        Some((id, DecidedTransaction::clone(past)))
     }
 
     /// A name that was used before keeps its first id, so that a repeated prepare shows.

@@ -346,7 +346,7 @@ impl Engine {
         let Some(index) = &self.index else { return self.durable.clear() };
         for (sequence, id) in self.durable.drain(..) {
             if let Some(transaction) = self.ledger.decided_transaction(id) {
-                index.add(sequence, id, transaction);
+                index.add(sequence, id, Arc::clone(transaction));
                 self.unindexed.push_back((sequence, id));
             }
         }

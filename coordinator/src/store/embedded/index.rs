@@ -210,7 +210,7 @@ impl Index {
     }
 
     /// Takes a decision that is durable in the frame of this sequence.
-    pub fn add(&self, sequence: u64, id: TransactionId, transaction: &DecidedTransaction) {
+    pub fn add(&self, sequence: u64, id: TransactionId, transaction: Arc<DecidedTransaction>) {
         // A keeper that has given up takes no more, and marked the index as broken: memory keeps the
         // decision then.
         self.inbox.add(sequence, id, transaction);
@@ -445,7 +445,7 @@ mod tests {
             assert_eq!(index.begin(7), (start > 0).then_some(number), "start {start}");
             index.complete(number);
             for _ in 0..600 {
-                index.add(number + 1, id(number), &decided(number));
+                index.add(number + 1, id(number), Arc::new(decided(number)));
                 number += 1;
             }
             index.complete(number);

@@ -202,7 +202,7 @@ impl Reader for Opening {
         let mut records = record::Reader::events(records, address);
         while let Some((event, _)) = records.event().map_err(|malformed| malformed.to_string())? {
             if let Some((id, transaction)) = self.archivist.follow(event) {
-                index.add(sequence, id, &transaction);
+                index.add(sequence, id, Arc::new(transaction));
             }
         }
         index.wait_for_room();

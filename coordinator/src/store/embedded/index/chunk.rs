@@ -27,6 +27,8 @@ const DECISIONS_MAX: usize = 64;
 /// Bytes at which a chunk is closed.
 const BYTES_MAX: usize = 16 * 1024;
 const HEAD_BYTES: usize = 20;
+/// Of a receipt with one message, about.
+const RECORD_BYTES: usize = 192;
 
 /// When it was made, in spans.
 pub(super) fn span_of(id: TransactionId) -> u64 {
@@ -65,14 +67,14 @@ pub(super) fn span_begin(id: TransactionId) -> TransactionId {
 }
 
 /// Chunks of decided transactions that are written down already.
-pub(super) fn make(decided: &mut [(TransactionId, &[u8])], mut put: impl FnMut(Vec<u8>, Vec<u8>)) {
+pub(super) fn make(decided: &mut [(TransactionId, impl AsRef<[u8]>)], mut put: impl FnMut(Vec<u8>, Vec<u8>)) {
     decided.sort_unstable_by_key(|(id, _)| *id);
     for span in decided.chunk_by(|(one, _), (next, _)| span_of(*one) == span_of(*next)) {
         for few in span.chunks(DECISIONS_MAX) {
             let mut chunk: Option<(TransactionId, Vec<u8>)> = None;
             for (id, record) in few {
                 let (first, bytes) = chunk.get_or_insert_with(|| (*id, Vec::new()));
-                put_entry(*id, record, bytes);
+                put_entry(*id, record.as_ref(), bytes);
                 if bytes.len() >= BYTES_MAX {
                     put(key(*first), std::mem::take(bytes));
                     chunk = None;
@@ -85,9 +87,11 @@ pub(super) fn make(decided: &mut [(TransactionId, &[u8])], mut put: impl FnMut(V
     }
 }
 
-/// Writes one down for [`make`], behind what is there.
-pub(super) fn record(decided: &DecidedTransaction, out: &mut Vec<u8>) {
-    put_decided(decided, out);
+/// Writes one down for [`make`].
+pub(super) fn record(decided: &DecidedTransaction) -> Vec<u8> {
+    let mut record = Vec::with_capacity(RECORD_BYTES);
+    put_decided(decided, &mut record);
+    record
 }
 
 /// Both together. After a restart the last decisions are written again, perhaps under the same key, but not

@@ -1,7 +1,7 @@
 //! The thread that writes the index, some time behind the journal.
 //!
 //! ```text
-//!   writer ─► inbox: a lock, a copy, no wake-up
+//!   writer ─► inbox: a lock, a pointer, no wake-up
 //!               └─ every GATHER: chunks to a file
 //!                    └─ every SYNC_EVERY, or TELL_AT decisions: sync it, then tell the tree, then sync that
 //! ```
@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -48,8 +47,6 @@ pub(super) struct Inbox {
 #[derive(Default)]
 struct Waiting {
     decided: Vec<Decided>,
-    /// Keys and records of them.
-    bytes: Vec<u8>,
     prune: Option<Timestamp>,
     /// All up to this frame was added.
     complete: Option<u64>,
@@ -61,9 +58,7 @@ struct Waiting {
 struct Decided {
     sequence: u64,
     id: TransactionId,
-    /// Its whole request id; empty for none.
-    request: Range<usize>,
-    record: Range<usize>,
+    transaction: Arc<DecidedTransaction>,
 }
 
 impl Waiting {
@@ -87,20 +82,12 @@ impl Inbox {
         self.waiting_mut().decided.len()
     }
 
-    pub(super) fn add(&self, sequence: u64, id: TransactionId, transaction: &DecidedTransaction) {
+    pub(super) fn add(&self, sequence: u64, id: TransactionId, transaction: Arc<DecidedTransaction>) {
         let mut waiting = self.waiting_mut();
         if !waiting.open {
             return;
         }
-        let start = waiting.bytes.len();
-        if let Some(request_id) = &transaction.request_id {
-            let parts = requests::parts(&transaction.producer_group, request_id);
-            parts.into_iter().for_each(|part| waiting.bytes.extend_from_slice(part));
-        }
-        let middle = waiting.bytes.len();
-        chunk::record(transaction, &mut waiting.bytes);
-        let end = waiting.bytes.len();
-        waiting.decided.push(Decided { sequence, id, request: start..middle, record: middle..end });
+        waiting.decided.push(Decided { sequence, id, transaction });
         let wake = std::mem::replace(&mut waiting.asleep, false) || waiting.decided.len() == GATHER_MAX;
         drop(waiting);
         if wake {
@@ -209,12 +196,14 @@ impl Keeper {
     }
 
     fn write(&mut self, taken: &Waiting) -> io::Result<()> {
-        let bytes = |range: &Range<usize>| taken.bytes.get(range.clone()).unwrap_or_default();
-        let with_request = taken.decided.iter().filter(|decided| !decided.request.is_empty());
-        self.unpublished.requests.extend(with_request.map(|it| (bytes(&it.request).to_vec(), it.id)));
+        let request = |Decided { id, transaction, .. }: &Decided| {
+            let request_id = transaction.request_id.as_ref()?;
+            Some((requests::whole(&transaction.producer_group, request_id), *id))
+        };
+        self.unpublished.requests.extend(taken.decided.iter().filter_map(request));
         let mut records: Vec<_> =
-            taken.decided.iter().map(|decided| (decided.id, bytes(&decided.record))).collect();
-        self.unpublished.decided += taken.decided.len();
+            taken.decided.iter().map(|it| (it.id, chunk::record(&it.transaction))).collect();
+        self.unpublished.decided += records.len();
         let mut chunks = Vec::new();
         chunk::make(&mut records, |key, value| chunks.push((key, value)));
         for (key, chunk) in chunks {

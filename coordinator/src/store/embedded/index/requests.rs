@@ -42,12 +42,7 @@ pub(super) struct Requests {
 
 /// The request id together with its producer group.
 pub(super) fn whole(group: &ProducerGroup, request_id: &RequestId) -> Vec<u8> {
-    parts(group, request_id).concat()
-}
-
-/// What [`whole`] consists of, one behind the other.
-pub(super) fn parts<'a>(group: &'a ProducerGroup, request_id: &'a RequestId) -> [&'a [u8]; 3] {
-    [group.as_str().as_bytes(), &[0], request_id.as_str().as_bytes()]
+    [group.as_str().as_bytes(), &[0], request_id.as_str().as_bytes()].concat()
 }
 
 impl Requests {
