@@ -1,9 +1,9 @@
 //! Two groups, a disk that is held up, and what is said to whom.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::task::JoinHandle as Task;
 
 use super::super::disk::{Directory, Disk, DiskFile};
@@ -47,8 +47,8 @@ impl Gate {
     /// The name of the thread that waits.
     fn wait_for_one(&self) -> String {
         let state = self.state();
-        let waited = self.changed.wait_while(state, |state| state.waiting.is_empty());
-        waited.expect("nobody panics with it").waiting.concat()
+        let waited = self.changed.wait_timeout_while(state, LONG, |state| state.waiting.is_empty());
+        waited.expect("nobody panics with it").0.waiting.concat()
     }
 
     fn open(&self, fails: bool) {
@@ -140,7 +140,7 @@ impl Story {
             ran.send(()).expect("the story waits");
         };
         let task = tokio::spawn(on_writer(Some(self.jobs.clone()), Work::SMALL, verb));
-        running.await.expect("it runs");
+        in_time(running).await.expect("it runs");
         task
     }
 
@@ -156,6 +156,15 @@ impl Story {
         assert!(!first.is_finished() && !second.is_finished(), "nothing is durable yet");
         (first, second)
     }
+}
+
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LONG, work).await.expect("nobody waits for ever")
+}
+
+/// What a call is answered in the end.
+async fn answer(task: Task<Answered>) -> Answered {
+    in_time(task).await.expect("no verb panics")
 }
 
 fn create(turn: &mut Turn<'_>, topic: &str) {
@@ -194,10 +203,10 @@ async fn a_small_group_behind_which_nobody_waits_is_not_handed_over() {
         assert!(!small.is_finished(), "nothing is durable yet");
         story.gate.open(fails);
         let failed = Unavailable::Failed("the disk failed".to_owned());
-        assert_eq!(small.await.expect("it ends"), if fails { Err(failed.clone()) } else { Ok(()) });
+        assert_eq!(answer(small).await, if fails { Err(failed.clone()) } else { Ok(()) });
         assert_eq!(story.failed.get(), fails.then_some(&failed));
         story.gate.open(false);
-        let next = on_writer(Some(story.jobs.clone()), Work::Look, |_| ()).await;
+        let next = in_time(on_writer(Some(story.jobs.clone()), Work::Look, |_| ())).await;
         assert_eq!(next.is_err(), fails, "what is in memory is not on disk");
     }
 }
@@ -214,39 +223,51 @@ async fn a_large_group_is_handed_over_only_where_calls_came_while_the_last_was_w
         assert_eq!(story.gate.wait_for_one(), thread, "group {number} of {groups:?}");
         for _ in 0..calls_meanwhile {
             let look = enqueue(Some(story.jobs.clone()), Work::Look, |_| Box::new(drop));
-            look.await.expect("there is room");
+            in_time(look).await.expect("there is room");
         }
         story.gate.open(false);
-        assert_eq!(large.await.expect("it ends"), Ok(()));
+        assert_eq!(answer(large).await, Ok(()));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_are_taken_behind_a_group_that_was_full() {
-    let full_of_bytes = async {
-        // One that is handed over, and one that is not.
-        let story = Story::begin();
-        for number in 0..2 {
-            let full = story.run(move |turn| create_a_full_group(turn, &format!("full-{number}"))).await;
-            assert_eq!(full.await.expect("it ends"), Ok(()));
-        }
-        story.run(look).await.await.expect("it ends")
-    };
-    let full_of_calls = async {
-        let story = Story::begin();
-        let (first, _) = story.two_groups(look).await;
-        // With the look behind the first as many as go into a group, and as many as wait.
-        for _ in 1..GROUP_CALLS_MAX + QUEUE {
-            let look = enqueue(Some(story.jobs.clone()), Work::Look, |_| Box::new(drop));
-            look.await.expect("the writer lives");
-        }
-        story.gate.open(false);
-        assert_eq!(first.await.expect("it ends"), Ok(()));
-        story.run(look).await.await.expect("it ends")
-    };
-    for group in [full_of_bytes.boxed(), full_of_calls.boxed()] {
-        assert_eq!(tokio::time::timeout(LONG, group).await, Ok(Ok(())), "somebody waits for ever");
+    // Full of bytes: one that is handed over, and one that is not.
+    let story = Story::begin();
+    for number in 0..2 {
+        let full = story.run(move |turn| create_a_full_group(turn, &format!("full-{number}"))).await;
+        assert_eq!(answer(full).await, Ok(()));
     }
+    assert_eq!(answer(story.run(look).await).await, Ok(()));
+    // Full of calls: with the look behind the first as many as go into a group, and as many as wait.
+    let story = Story::begin();
+    let (first, _) = story.two_groups(look).await;
+    for _ in 1..GROUP_CALLS_MAX + QUEUE {
+        let look = enqueue(Some(story.jobs.clone()), Work::Look, |_| Box::new(drop));
+        in_time(look).await.expect("the writer lives");
+    }
+    story.gate.open(false);
+    assert_eq!(answer(first).await, Ok(()));
+    assert_eq!(answer(story.run(look).await).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_taken_for_a_group_that_is_full() {
+    let story = Story::begin();
+    let (_, second) = story.two_groups(|turn| create_a_full_group(turn, "second")).await;
+    let ran = Arc::new(AtomicBool::new(false));
+    let third = {
+        let ran = Arc::clone(&ran);
+        on_writer(Some(story.jobs.clone()), Work::Look, move |_| ran.store(true, Ordering::SeqCst))
+    };
+    let third = tokio::spawn(third);
+    // A writer that took it would have the time to.
+    for _ in 0..1_000_000 {
+        tokio::task::yield_now().await;
+    }
+    story.gate.open(true);
+    assert!(answer(second).await.is_err() && answer(third).await.is_err());
+    assert!(!ran.load(Ordering::SeqCst), "it was in time for a disk that has failed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,10 +275,10 @@ async fn the_next_group_is_made_while_one_is_synced() {
     let mut story = Story::begin();
     let (first, second) = story.two_groups(|turn| create(turn, "second")).await;
     story.gate.open(false);
-    assert_eq!(first.await.expect("it ends"), Ok(()));
-    assert_eq!(second.await.expect("it ends"), Ok(()));
+    assert_eq!(answer(first).await, Ok(()));
+    assert_eq!(answer(second).await, Ok(()));
     drop(story.jobs);
-    story.stopped.wait_for(|stopped| *stopped).await.expect("it stops");
+    in_time(story.stopped.wait_for(|stopped| *stopped)).await.expect("it stops");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,11 +287,11 @@ async fn no_group_behind_one_that_failed_is_answered_as_durable() {
     let (first, second) = story.two_groups(|turn| create(turn, "second")).await;
     story.gate.open(true);
     let failed = Unavailable::Failed("the disk failed".to_owned());
-    assert_eq!(first.await.expect("it ends"), Err(failed.clone()));
+    assert_eq!(answer(first).await, Err(failed.clone()));
     assert_eq!(story.failed.get(), Some(&failed), "health knows it before anybody is answered");
-    assert_eq!(second.await.expect("it ends"), Err(failed.clone()));
+    assert_eq!(answer(second).await, Err(failed.clone()));
     story.gate.open(false);
-    let third = on_writer(Some(story.jobs.clone()), Work::Look, |_| ()).await;
+    let third = in_time(on_writer(Some(story.jobs.clone()), Work::Look, |_| ())).await;
     assert_eq!(third, Err(failed), "not even a look, for what is in memory is not on disk");
 }
 
@@ -280,7 +301,7 @@ async fn what_was_seen_of_a_group_is_said_only_when_it_is_durable() {
         let story = Story::begin();
         let (_, second) = story.two_groups(look).await;
         story.gate.open(fails);
-        assert_eq!(second.await.expect("it ends").is_err(), fails, "it saw what is not on disk");
+        assert_eq!(answer(second).await.is_err(), fails, "it saw what is not on disk");
     }
 }
 
