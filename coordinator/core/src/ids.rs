@@ -12,10 +12,12 @@ use crate::time::Timestamp;
 
 /// A UUIDv7: ordered by the time of preparation, so that neighbours in time are neighbours on disk.
 ///
-/// Kept as bytes: a number of 128 bits would be aligned to 16 of them, and a pair of a time and an id, of which
-/// there is one for each open transaction, would take 32 bytes instead of 24.
+/// Kept as bytes: a number of 128 bits is aligned to 16 bytes, and a time with an id would take 32 instead of 24.
+/// There is such a pair for each open transaction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionId(Uuid);
+
+const _: () = assert!(size_of::<(Timestamp, TransactionId)>() == 24, "see above");
 
 impl TransactionId {
     /// A fresh id from the server's clock and ten random bytes.

@@ -157,8 +157,8 @@ impl Ledger {
         let fingerprint = !send.fingerprint;
         if let Some(request_id) = &send.request_id {
             let hot = self.request(&producer_group, request_id);
-            let hot = hot.and_then(|id| Some((id, DecidedTransaction::clone(self.decided.get(&id)?))));
-            if let Some((id, decided)) = hot.or(past) {
+            let hot = hot.and_then(|id| Some((id, self.decided.get(&id)?.as_ref())));
+            if let Some((id, decided)) = hot.or(past.as_ref().map(|(id, decided)| (*id, decided))) {
                 return match decided.fingerprint == fingerprint {
                     true => Ok(decided.receipt(id)),
                     false => Err(Rejection::RequestIdReused(request_id.clone())),
